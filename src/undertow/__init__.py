@@ -1,0 +1,3 @@
+"""Undertow finds, watches and mends likelihood displacement in preference training."""
+
+__version__ = "0.1.0"

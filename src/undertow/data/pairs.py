@@ -1,0 +1,67 @@
+"""What a preference pair is: the one form that every layout of data is turned into."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation: ``role`` is system, user, assistant or whatever the data says; ``content`` is text."""
+
+    role: str
+    content: str
+
+
+Prompt = str | tuple[Message, ...]
+"""A prompt is a plain string, kept to the letter, or a conversation that ends before the response."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A prompt with a chosen and a rejected response, and where it came from.
+
+    ``row`` is the 0-based position in the input; ``line`` is the 1-based line in a text file and the 1-based row in a
+    table file. ``rows`` are all input rows the pair was made of (more than one for ``unpaired`` data only).
+    """
+
+    row: int
+    prompt: Prompt
+    chosen: str
+    rejected: str
+    file: str = ""
+    line: int = 0
+    rows: tuple[int, ...] = ()
+
+    @property
+    def pair_id(self) -> str:
+        """16 hex digits: a hash of prompt, chosen and rejected. Equal text has an equal id, wherever it stands."""
+        prompt = self.prompt if isinstance(self.prompt, str) else [[m.role, m.content] for m in self.prompt]
+        text = json.dumps([prompt, self.chosen, self.rejected], ensure_ascii=False, separators=(",", ":"))
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+    @property
+    def source_rows(self) -> tuple[int, ...]:
+        """The input rows this pair was made of."""
+        return self.rows or (self.row,)
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """An input row that cannot be used, and why."""
+
+    row: int
+    file: str
+    line: int
+    reason: str
+
+    @property
+    def place(self) -> str:
+        """Where the row stands, for people: ``prefs.jsonl, line 7 (row 6)``."""
+        return f"{self.file}, line {self.line} (row {self.row})"
+
+    def record(self) -> dict[str, object]:
+        """One line of ``skipped.jsonl``."""
+        return asdict(self)

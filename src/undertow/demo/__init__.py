@@ -1,0 +1,1 @@
+"""The main job on a shipped set of pairs and a real small model."""

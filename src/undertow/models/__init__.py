@@ -1,0 +1,1 @@
+"""Loading models, and the one fast forward pass."""
