@@ -1,3 +1,91 @@
-"""Undertow finds, watches and mends likelihood displacement in preference training."""
+"""Undertow finds, watches and mends likelihood displacement in preference training.
+
+>>> import undertow as ut
+>>> pairs = ut.read_pairs("prefs.jsonl")  # doctest: +SKIP
+>>> table = ut.audit(pairs, ut.load_model("HuggingFaceTB/SmolLM2-135M-Instruct"))  # doctest: +SKIP
+>>> kept = ut.filter_pairs(pairs, table, by="ln_ches", drop_highest=0.10)  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from undertow import similarity
+    from undertow.data.pairs import BadRow, Message, Pair
+    from undertow.data.reading import read_pairs
+    from undertow.data.tokens import TokenSettings
+    from undertow.errors import (
+        BadRowsError,
+        DataError,
+        InputError,
+        ModelError,
+        OptionError,
+        OutputError,
+        UndertowError,
+    )
+    from undertow.models.loading import load_model
+    from undertow.models.model import Model
+    from undertow.scoring.audit import audit
+    from undertow.scoring.filter import filter_pairs
+    from undertow.scoring.shards import read_scores
+
+# Where each public name lives. They are imported at first use: torch and transformers take seconds, which `--help`
+# and a caught typing error should not cost.
+_HOMES = {
+    "BadRow": "undertow.data.pairs",
+    "BadRowsError": "undertow.errors",
+    "DataError": "undertow.errors",
+    "InputError": "undertow.errors",
+    "Message": "undertow.data.pairs",
+    "Model": "undertow.models.model",
+    "ModelError": "undertow.errors",
+    "OptionError": "undertow.errors",
+    "OutputError": "undertow.errors",
+    "Pair": "undertow.data.pairs",
+    "TokenSettings": "undertow.data.tokens",
+    "UndertowError": "undertow.errors",
+    "audit": "undertow.scoring.audit",
+    "filter_pairs": "undertow.scoring.filter",
+    "load_model": "undertow.models.loading",
+    "read_pairs": "undertow.data.reading",
+    "read_scores": "undertow.scoring.shards",
+}
+_MODULES = ("similarity",)
+
+__all__ = [
+    "BadRow",
+    "BadRowsError",
+    "DataError",
+    "InputError",
+    "Message",
+    "Model",
+    "ModelError",
+    "OptionError",
+    "OutputError",
+    "Pair",
+    "TokenSettings",
+    "UndertowError",
+    "__version__",
+    "audit",
+    "filter_pairs",
+    "load_model",
+    "read_pairs",
+    "read_scores",
+    "similarity",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"undertow.{name}")
+    raise AttributeError(f"module 'undertow' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -39,7 +39,7 @@ class DataError(InputError):
 
 
 class BadRowsError(DataError):
-    """Rows that cannot be used, all collected before stopping: the first ten with their reasons and the count of all."""
+    """Rows that cannot be used, collected before stopping: the first ten with their reasons and the count of all."""
 
     def __init__(self, first: Sequence[BadRow], count: int) -> None:
         self.first = tuple(first[:SHOWN_BAD_ROWS])

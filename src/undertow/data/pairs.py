@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation: ``role`` is system, user, assistant or whatever the data says; ``content`` is text."""
+    """One turn of a conversation: ``role`` is system, user, assistant or what the data says; ``content`` is text."""
 
     role: str
     content: str

@@ -1,0 +1,99 @@
+"""``undertow audit``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from undertow.cli import options as o
+from undertow.cli.main import app
+from undertow.cli.progress import TerminalWatcher
+
+EPILOG = """[bold]Examples[/bold]
+
+undertow audit prefs.jsonl --model HuggingFaceTB/SmolLM2-135M-Instruct --out scores
+
+undertow audit prefs.parquet --model ./my-model --out scores --on-bad-row skip --json
+
+zcat prefs.jsonl.gz | undertow audit - --model ./my-adapter --out scores --limit 1000
+"""
+
+
+@app.command(epilog=EPILOG)
+def audit(
+    data: o.Data,
+    model: o.Model,
+    out: o.Out,
+    level: Annotated[
+        str, typer.Option("--level", help="text (no model is run) or hidden (CHES); a level includes those before it.")
+    ] = "hidden",
+    format: o.Format = None,
+    columns: o.Columns = None,
+    split: o.Split = None,
+    name: o.Name = None,
+    limit: o.Limit = None,
+    on_bad_row: o.OnBadRow = "stop",
+    max_length: o.MaxLength = 1024,
+    eot: o.Eot = True,
+    template: o.Template = "auto",
+    device: o.Device = "auto",
+    dtype: o.Dtype = "auto",
+    trust_remote_code: o.TrustRemoteCode = False,
+    shard: Annotated[
+        str, typer.Option("--shard", help="I/N: score the I-th of N static shards.", rich_help_panel=o.SPEED)
+    ] = "1/1",
+    batch_tokens: Annotated[
+        int, typer.Option("--batch-tokens", help="Tokens of one forward pass.", rich_help_panel=o.SPEED)
+    ] = 4096,
+    part_pairs: Annotated[
+        int,
+        typer.Option(
+            "--part-pairs", help="Pairs a file of scores; a stopped run repeats at most one.", rich_help_panel=o.SPEED
+        ),
+    ] = 512,
+    packed: Annotated[
+        bool,
+        typer.Option("--packed/--one-at-a-time", help="Packed rows, or every sequence alone.", rich_help_panel=o.SPEED),
+    ] = True,
+    engine: o.Engine = "local",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over where OUT holds another run.")] = False,
+    seed: o.Seed = 0,
+    quiet: o.Quiet = False,
+    json: o.Json = False,
+) -> None:
+    """Score every pair: which ones will drag the chosen response's probability down."""
+    o.check_engine(engine)
+    from undertow.cli.render import print_audit, print_json
+    from undertow.data.reading import parse_columns
+    from undertow.data.tokens import TokenSettings
+    from undertow.models.device import keep_large_blocks
+    from undertow.scoring.audit import audit_to_folder
+    from undertow.scoring.settings import AuditSettings, DataSettings, Shard
+
+    settings = AuditSettings(
+        level=level,
+        data=DataSettings(
+            format=format,
+            columns=parse_columns(columns) if columns else None,
+            split=split,
+            name=name,
+            limit=limit,
+            on_bad_row=on_bad_row,  # type: ignore[arg-type]  # checked on creation
+        ),
+        tokens=TokenSettings(max_length=max_length, eot=eot, template=template),  # type: ignore[arg-type]
+        shard=Shard.parse(shard),
+        device=device,
+        dtype=dtype,
+        batch_tokens=batch_tokens,
+        part_pairs=part_pairs,
+        packed=packed,
+        seed=seed,
+        trust_remote_code=trust_remote_code,
+    )
+    keep_large_blocks()
+    with TerminalWatcher(quiet=quiet) as watch:
+        summary = audit_to_folder(data, model, out, settings, overwrite=overwrite, watch=watch)
+    print_audit(out, summary)
+    if json:
+        print_json(summary)

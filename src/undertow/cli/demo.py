@@ -1,0 +1,33 @@
+"""``undertow demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from undertow.cli import options as o
+from undertow.cli.main import app
+from undertow.cli.progress import TerminalWatcher
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("demo-out"),
+    device: o.Device = "auto",
+    dtype: o.Dtype = "auto",
+    quiet: o.Quiet = False,
+    json: o.Json = False,
+) -> None:
+    """The main job on a shipped set of pairs and a real small model, nothing to set up."""
+    from undertow.cli.render import print_demo, print_json
+    from undertow.demo.run import run_demo
+    from undertow.models.device import keep_large_blocks
+
+    keep_large_blocks()
+    with TerminalWatcher(quiet=quiet) as watch:
+        summary = run_demo(out, device=device, dtype=dtype, watch=watch)
+    print_demo(out, summary)
+    if json:
+        print_json(summary)

@@ -1,0 +1,91 @@
+"""The command ``undertow``: the commands, and how errors become messages and exit codes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import click
+import typer
+
+import undertow
+from undertow.cli.terminal import plain
+from undertow.errors import UndertowError
+
+HELP = """Find, watch and mend likelihood displacement in preference training.
+
+Preference losses only fix the margin between the chosen and the rejected response, so the probability of the chosen
+one often falls too. Undertow tells, before training, which pairs will drag good answers down.
+"""
+
+app = typer.Typer(
+    help=HELP,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM}
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"undertow {undertow.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 2 wrong input or command line, 130 interrupted, 1 anything else."""
+    from undertow.cli import audit, demo, filter  # noqa: F401  (each registers its command on ``app``)
+
+    sys.exit(_run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        result = typer.main.get_command(app).main(args=arguments, prog_name="undertow", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except UndertowError as error:
+        return _fail(str(error), error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return 2
+    except click.UsageError as error:
+        usage = (
+            f"\n{error.ctx.get_usage()}\nundertow {error.ctx.info_name or ''} --help tells more." if error.ctx else ""
+        )
+        return _fail(error.format_message() + usage, 2)
+    except click.ClickException as error:
+        return _fail(error.format_message(), error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("interrupted. Run the same command again to go on where it stopped.", 130)
+    except BrokenPipeError:  # the reader of our output has gone, as in `undertow … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        return _fail(f"{os.strerror(error.errno or 0)}{where}. Make room or give another place, and run it again.", 2)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"undertow: {plain(message)}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Options that several commands share: one name, one help text, one default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from undertow.errors import OptionError
+
+DATA, MODEL, SHARED, SPEED = "Data", "Model", "Shared", "Speed and size"
+
+Data = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="File (.jsonl .json .csv .parquet .arrow, also .gz .zst), folder, Hub id, or - (JSONL on standard input).",
+        show_default=False,
+    ),
+]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        help="Hub id, folder, PEFT adapter folder, .gguf file, or demo.",
+        rich_help_panel=MODEL,
+        show_default=False,
+    ),
+]
+Out = Annotated[Path, typer.Option("--out", help="Folder to write.", show_default=False)]
+Format = Annotated[
+    str | None,
+    typer.Option("--format", help="Layout of a row; recognised by itself when not given.", rich_help_panel=DATA),
+]
+Columns = Annotated[
+    str | None,
+    typer.Option(
+        "--columns", help="Your own column names: prompt=…,chosen=…,rejected=…[,system=…].", rich_help_panel=DATA
+    ),
+]
+Split = Annotated[str | None, typer.Option("--split", help="Split of a data set with several.", rich_help_panel=DATA)]
+Name = Annotated[str | None, typer.Option("--name", help="Configuration of a Hub data set.", rich_help_panel=DATA)]
+Limit = Annotated[int | None, typer.Option("--limit", help="Only the first N rows.", rich_help_panel=DATA)]
+OnBadRow = Annotated[
+    str,
+    typer.Option(
+        "--on-bad-row",
+        help="stop: list them and end, exit code 2. skip: go on, list them in skipped.jsonl.",
+        rich_help_panel=DATA,
+    ),
+]
+MaxLength = Annotated[
+    int, typer.Option("--max-length", help="Tokens, prompt and response together.", rich_help_panel=DATA)
+]
+Eot = Annotated[
+    bool,
+    typer.Option(
+        "--eot/--no-eot",
+        help="Count the end-of-turn token as part of a response, as in training.",
+        rich_help_panel=DATA,
+    ),
+]
+Template = Annotated[
+    str,
+    typer.Option("--template", help="auto, chat (the tokenizer's template) or plain.", rich_help_panel=DATA),
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or mps.", rich_help_panel=MODEL)]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        "--dtype",
+        help="auto (bfloat16 where the processor multiplies it natively), float32 or bfloat16.",
+        rich_help_panel=MODEL,
+    ),
+]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.", rich_help_panel=MODEL)
+]
+Engine = Annotated[str, typer.Option("--engine", help="local.", rich_help_panel=SPEED)]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random; recorded.", rich_help_panel=SHARED)]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no notes, errors only.", rich_help_panel=SHARED)]
+Json = Annotated[
+    bool, typer.Option("--json", help="A summary as JSON, as the last line of output.", rich_help_panel=SHARED)
+]
+
+
+def check_engine(engine: str) -> None:
+    """Refuse an engine that does not exist, or not yet."""
+    if engine == "ray":
+        raise OptionError(
+            "--engine ray: not built yet in this version; use --engine local, or --shard I/N on many machines."
+        )
+    if engine != "local":
+        raise OptionError(f"--engine {engine}: expected local or ray.")

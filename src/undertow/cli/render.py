@@ -1,0 +1,161 @@
+"""Scores on the terminal: a summary, a histogram, the most and least displacing pairs; on standard output."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from undertow.cli.terminal import one_line, plain
+from undertow.data.pairs import Pair
+from undertow.data.reading import read_pairs
+from undertow.data.sources import open_source
+from undertow.scoring.shards import read_scores
+
+BARS = 24
+SHOWN_PAIRS = 5
+
+
+def print_audit(out: Path, summary: Mapping[str, Any]) -> None:
+    """What an audit found: counts, quantiles, a histogram of the score to filter by, and the next command."""
+    console, scores = Console(highlight=False), read_scores(out)
+    _head(console, out, summary)
+    _quantiles(console, summary["quantiles"])
+    by = filter_column(scores)
+    print_histogram(console, scores[by].to_numpy(), by)
+    print_extremes(console, scores, by)
+    if summary["data"]["skipped"]:
+        console.print(
+            f"{summary['data']['skipped']} rows were set aside: {plain(str(out))}/skipped.jsonl", markup=False
+        )
+    print_next(console, str(summary["arguments"]["data"]), out, by)
+
+
+def print_demo(out: Path, summary: Mapping[str, Any]) -> None:
+    """The same for the demo's pairs, with their text and what kinds of pair rank where."""
+    console, scores = Console(highlight=False), read_scores(out)
+    data = str(summary["arguments"]["data"])
+    _head(console, out, summary)
+    by = filter_column(scores)
+    print_extremes(console, scores, by, {pair.row: pair for pair in read_pairs(data)})
+    _categories(console, scores, by, data)
+    print_histogram(console, scores[by].to_numpy(), by)
+    print_next(console, data, out, by)
+
+
+def print_json(summary: Mapping[str, Any]) -> None:
+    """The machine-readable summary: one line, the last of standard output."""
+    print(json.dumps(summary, ensure_ascii=True, allow_nan=False), flush=True)
+
+
+def filter_column(scores: pa.Table) -> str:
+    """The column to filter by: the best predictor the table has."""
+    return "ln_ches" if "ln_ches" in scores.column_names else "edit_distance"
+
+
+def print_next(console: Console, data: str, out: Path, by: str) -> None:
+    """The command to type next."""
+    drop = "--drop-highest" if by == "ln_ches" else "--drop-lowest"  # alike responses displace: high CHES, low distance
+    source = "prefs.jsonl" if data == "-" else data
+    command = ["undertow", "filter", source, "--scores", str(out), "--by", by, drop, "10%", "--out", "filtered.jsonl"]
+    console.print("\nNext: leave out the pairs that displace most")
+    console.print(f"  {plain(shlex.join(command))}", markup=False, soft_wrap=True)
+
+
+def print_histogram(console: Console, values: np.ndarray, name: str) -> None:
+    """Counts of a score in equal bins between its 1% and 99% quantiles; what lies outside goes into the outer bins."""
+    finite = values[np.isfinite(values)]
+    if finite.size < 2 or np.ptp(finite) == 0:
+        return
+    low, high = np.quantile(finite, [0.01, 0.99]) if finite.size > 100 else (finite.min(), finite.max())
+    counts, edges = np.histogram(np.clip(finite, low, high), bins=12, range=(low, high))
+    console.print(f"\n[bold]{name}[/bold], pairs a bin")
+    for count, left, right in zip(counts, edges[:-1], edges[1:], strict=True):
+        bar = "█" * round(BARS * count / counts.max()) if count else ""
+        console.print(f"  {left:>10.4g} … {right:<10.4g} {bar} {count}")
+
+
+def print_extremes(console: Console, scores: pa.Table, by: str, pairs: Mapping[int, Pair] | None = None) -> None:
+    """The pairs with the highest and the lowest score, with their text where it is at hand."""
+    values = scores[by].to_numpy()
+    order = np.argsort(values, kind="stable")
+    order = order[np.isfinite(values[order])]
+    count = min(SHOWN_PAIRS, len(order) // 2)
+    if not count:
+        return
+    most, least = ("most", "least") if by != "edit_distance" else ("least", "most")  # alike is what displaces
+    for title, chosen in ((f"{most} displacing", order[::-1][:count]), (f"{least} displacing", order[:count])):
+        table = Table(title=f"{count} pairs expected {title}, by {by}", title_justify="left", show_edge=False)
+        names = [
+            c
+            for c in ("row", by, "ches", "edit_distance", "chosen_tokens", "rejected_tokens")
+            if c in scores.schema.names
+        ]
+        for name in dict.fromkeys(names):
+            table.add_column(name, justify="right", no_wrap=True)
+        if pairs:
+            table.add_column("chosen / rejected", ratio=1)
+        for index in chosen:
+            cells = [_number(scores[name][int(index)].as_py()) for name in dict.fromkeys(names)]
+            row = scores["row"][int(index)].as_py()
+            text = [_pair_text(pairs[row])] if pairs else []
+            table.add_row(*cells, *text)
+        console.print()
+        console.print(table)
+
+
+def _pair_text(pair: Pair) -> Text:
+    return Text(f"+ {one_line(pair.chosen, 60)}\n- {one_line(pair.rejected, 60)}")
+
+
+def _head(console: Console, out: Path, summary: Mapping[str, Any]) -> None:
+    data, model = summary["data"], summary["model"]
+    text = f"{data['pairs']:,} pairs ({data['format']}) scored with {model['name']}"
+    if "dtype" in model:
+        text += f" on {model['device']} in {model['dtype']}, {model['attention']} attention"
+    console.print(plain(text), style="bold", markup=False)
+    console.print(
+        f"{data['tokens']:,} tokens in {summary['seconds']:.1f} s; {summary['truncated']} pairs truncated; "
+        f"scores in {plain(str(out))}/scores",
+        markup=False,
+    )
+
+
+def _quantiles(console: Console, quantiles: Mapping[str, Mapping[str, float] | None]) -> None:
+    table = Table(title="\nQuantiles", title_justify="left", show_edge=False)
+    table.add_column("column")
+    shown = {name: values for name, values in quantiles.items() if values}
+    for q in next(iter(shown.values())):
+        table.add_column({"0": "min", "1": "max"}.get(q, f"{float(q):.0%}"), justify="right")
+    for name, values in shown.items():
+        table.add_row(name, *(_number(value) for value in values.values()))
+    console.print(table)
+
+
+def _categories(console: Console, scores: pa.Table, by: str, data: str) -> None:
+    """The median score of each kind of demo pair."""
+    kinds = {raw.row: raw.value["category"] for raw in open_source(data).rows() if raw.value}
+    groups: dict[str, list[float]] = {}
+    for row, value in zip(scores["row"].to_pylist(), scores[by].to_pylist(), strict=True):
+        groups.setdefault(kinds[row], []).append(float("nan") if value is None else value)
+    table = Table(title=f"\nMedian {by} by kind of pair", title_justify="left", show_edge=False)
+    table.add_column("kind")
+    table.add_column("pairs", justify="right")
+    table.add_column(by, justify="right")
+    for kind, values in sorted(groups.items(), key=lambda item: -np.median(item[1])):
+        table.add_row(kind, str(len(values)), _number(float(np.median(values))))
+    console.print(table)
+
+
+def _number(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1e5 else f"{value:.3e}"
+    return str(value)

@@ -1,0 +1,146 @@
+"""Loading a model and its tokenizer, with errors that say what came and the way out."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import transformers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from undertow.errors import ModelError
+from undertow.models.checks import check_head, tree_attention_problem
+from undertow.models.device import choose_device, choose_dtype
+from undertow.models.families import find_backbone, find_head, longest_input
+from undertow.models.model import Model
+from undertow.models.sources import ModelSource, find_model
+
+
+def load_model(
+    name: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    packed: bool = True,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    config: PretrainedConfig | None = None,
+) -> Model:
+    """Load a causal language model for scoring, and check once that its hidden embeddings are what they must be.
+
+    Args:
+        name: a Hub id, a folder saved by ``save_pretrained``, a PEFT adapter folder, a ``.gguf`` file, or ``demo``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        dtype: ``auto`` (see :func:`undertow.models.device.choose_dtype`), ``float32`` or ``bfloat16``.
+        trust_remote_code: run code that comes with the model.
+        packed: use packed rows where the family can take them; False scores one sequence at a time.
+        tokenizer: one that is loaded already (reading one out of a GGUF file takes seconds).
+        config: likewise.
+
+    Raises:
+        ModelError: the model cannot be found, read or scored; the message says why and what to do.
+    """
+    source = find_model(name)
+    where = choose_device(device)
+    kind = choose_dtype(dtype, where)
+    tokenizer = tokenizer or load_tokenizer(source, trust_remote_code=trust_remote_code)
+    hf = load_weights(source, dtype=kind, config=config, trust_remote_code=trust_remote_code)
+    hf = hf.to(where).eval().requires_grad_(False)
+    model = Model(name, hf, tokenizer, find_backbone(hf), find_head(hf), where, kind)
+    if len(tokenizer) > model.head.weight.shape[0]:
+        raise ModelError(
+            f"--model {name}: the tokenizer knows {len(tokenizer)} tokens, the model {model.head.weight.shape[0]}; "
+            "they do not belong together."
+        )
+    check_head(model)
+    model.attention_note = tree_attention_problem(model) if packed else "packed rows were turned off"
+    return model
+
+
+def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model (an adapter's own where it has one), without loading weights."""
+    places = [str(source.adapter), source.location] if source.adapter else [source.location]
+    if source.adapter and not (source.adapter / "tokenizer_config.json").is_file():
+        places = places[1:]
+    with _plain_errors(source, "tokenizer", "Save it beside the model: tokenizer.save_pretrained(FOLDER)."), _quiet():
+        arguments = source.arguments if places[0] == source.location else {}
+        return AutoTokenizer.from_pretrained(places[0], trust_remote_code=trust_remote_code, **arguments)
+
+
+def load_weights(
+    source: ModelSource, *, dtype: torch.dtype, config: PretrainedConfig | None = None, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """The model itself, from safetensors or GGUF only; a PEFT adapter is merged into its base."""
+    arguments = {"dtype": dtype, "trust_remote_code": trust_remote_code, **source.arguments}
+    if not source.gguf:
+        arguments["use_safetensors"] = True
+    if config is not None:
+        arguments["config"] = config
+    with _plain_errors(source, "weights", "Give a Hub id, a folder of safetensors weights, or a .gguf file."), _quiet():
+        model = AutoModelForCausalLM.from_pretrained(source.location, **arguments)
+    if source.adapter is not None:
+        from peft import PeftModel  # an import of seconds that most runs do not need
+
+        with _plain_errors(source, "adapter", "It must fit its base model."), _quiet():
+            model = PeftModel.from_pretrained(model, str(source.adapter)).merge_and_unload()
+    return model
+
+
+def load_config(source: ModelSource, *, trust_remote_code: bool = False) -> PretrainedConfig:
+    """The model's configuration, without its weights."""
+    with _plain_errors(source, "configuration", "Expected what save_pretrained writes."), _quiet():
+        return AutoConfig.from_pretrained(source.location, trust_remote_code=trust_remote_code, **source.arguments)
+
+
+def check_max_length(source: ModelSource, config: PretrainedConfig, max_length: int) -> None:
+    """Refuse ``--max-length`` beyond the positions the model was made for, before its weights are loaded."""
+    limit = longest_input(config)
+    if limit is not None and max_length > limit:
+        raise ModelError(
+            f"--max-length {max_length} is beyond the {limit} positions that {source.name} was made for; "
+            f"give --max-length {limit} or less."
+        )
+
+
+@contextlib.contextmanager
+def _plain_errors(source: ModelSource, what: str, way_out: str) -> Iterator[None]:
+    """Turn what a library raises for a broken model into one error that names the model, the part and the way out."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except ImportError as error:
+        install = "For GGUF: pip install 'undertow[demo]'."
+        raise ModelError(f"--model {source.name}: {_first_line(error)} {install}") from error
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
+        hub = "" if source.local else " Is the name right, and can the Hub be reached? A local folder works offline."
+        raise ModelError(f"--model {source.name}: no usable {what}: {_first_line(error)} {way_out}{hub}") from error
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Transformers' own notes and progress bars, off while we load: ours say what matters."""
+    logging: Any = transformers.utils.logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,201 @@
+"""The audit: data and a model in, a table of scores out, in memory or as a folder that can be continued."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import time
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from transformers import PretrainedConfig
+
+import undertow
+from undertow.data.pairs import Pair
+from undertow.data.reading import Pairs, open_pairs
+from undertow.data.tokens import PairEncoder, TokenSettings
+from undertow.models.device import multiplies_bfloat16
+from undertow.models.loading import check_max_length, load_config, load_model, load_tokenizer
+from undertow.models.model import Model
+from undertow.models.sources import ModelSource, find_model
+from undertow.scoring.levels import SCORE_VERSION
+from undertow.scoring.prepare import BadRowLog, prepare
+from undertow.scoring.score import part_count, score_parts
+from undertow.scoring.settings import DEFAULT_LEVEL, AuditSettings, Shard, check_level
+from undertow.scoring.spool import TokenSpool
+from undertow.scoring.store import ScoreStore
+from undertow.scoring.summary import summarise
+from undertow.scoring.watch import Silent, Watcher
+
+LIBRARIES = ("torch", "transformers", "tokenizers", "pyarrow", "numpy")
+
+
+def audit(
+    pairs: Iterable[Pair],
+    model: Model,
+    *,
+    level: str = DEFAULT_LEVEL,
+    tokens: TokenSettings | None = None,
+    batch_tokens: int = AuditSettings().batch_tokens,
+    watch: Watcher | None = None,
+) -> pa.Table:
+    """Score pairs in memory: the table of the contract, one row a pair, in the pairs' order.
+
+    Args:
+        pairs: what :func:`undertow.read_pairs` returns, or any pairs of your own.
+        model: what :func:`undertow.load_model` returns.
+        level: ``text`` or ``hidden``; a level includes those before it.
+        tokens: maximum length, end-of-turn token and template.
+        batch_tokens: tokens a forward pass; changes speed and memory only.
+        watch: told of the progress.
+
+    Raises:
+        BadRowsError: a pair cannot be scored (identical responses, nothing left after truncation, …). Pairs read with
+            ``on_bad_row="skip"`` leave such pairs out instead.
+    """
+    check_level(level)
+    encoder = PairEncoder(model.tokenizer, tokens or TokenSettings())
+    on_bad_row = pairs.on_bad_row if isinstance(pairs, Pairs) else "stop"
+    entries = pairs.entries() if isinstance(pairs, Pairs) else pairs
+    watch = watch or Silent()
+    with prepare(entries, encoder, Shard(), on_bad_row, watch) as (spool, _bad):
+        watch.phase("scoring", pairs=spool.pairs, tokens=spool.tokens)
+        parts = score_parts(
+            spool, model, level, batch_tokens=batch_tokens, part_pairs=AuditSettings().part_pairs, watch=watch
+        )
+        return pa.concat_tables(parts)
+
+
+def audit_to_folder(
+    data: str | Path,
+    model_name: str,
+    out: str | Path,
+    settings: AuditSettings | None = None,
+    *,
+    overwrite: bool = False,
+    watch: Watcher | None = None,
+) -> dict[str, Any]:
+    """Audit a data set into a folder, as ``undertow audit`` does, and return what ``audit.json`` then holds.
+
+    A run that was stopped goes on with the first part that is not whole; a finished one is only read. Another run's
+    folder is refused.
+
+    Raises:
+        InputError: the data, the model, the options or the output folder cannot be used.
+    """
+    settings, watch = settings or AuditSettings(), watch or Silent()
+    started = time.monotonic()
+    store = ScoreStore(Path(out))
+    store.check_writable()
+    source = find_model(model_name)
+    config = None
+    if settings.level != "text":
+        config = load_config(source, trust_remote_code=settings.trust_remote_code)
+        check_max_length(source, config, settings.tokens.max_length)
+    encoder = PairEncoder(load_tokenizer(source, trust_remote_code=settings.trust_remote_code), settings.tokens)
+    pairs = _open(data, settings)
+    with prepare(pairs.entries(), encoder, settings.shard, settings.data.on_bad_row, watch) as (spool, bad):
+        model = _model(source, config, encoder, settings, watch)
+        identity = _identity(spool, bad, encoder, model, settings)
+        with contextlib.closing(store):
+            store.begin(identity, _arguments(data, model_name, settings), overwrite=overwrite)
+            if store.finished:
+                watch.note(f"{out} is finished already: nothing was scored again.")
+                return store.summary()
+            _score(store, spool, model, settings, watch)
+            store.write_skipped(bad)
+            summary = {
+                "undertow": undertow.__version__,
+                "versions": {name: version(name) for name in LIBRARIES} | {"python": platform.python_version()},
+                "arguments": _arguments(data, model_name, settings),
+                "fingerprints": identity,
+                "tokens": encoder.describe(),
+                "model": model.describe() if model else {"name": model_name},
+                "data": {"format": pairs.format, "pairs": spool.pairs, "skipped": bad.count, "tokens": spool.tokens},
+                **summarise(store.read_parts(), time.monotonic() - started, spool.tokens),
+            }
+            summary = store.commit(summary)
+    if summary["nonfinite"]["count"]:
+        rows = ", ".join(map(str, summary["nonfinite"]["rows"]))
+        watch.note(f"{summary['nonfinite']['count']} pairs have scores that are not finite (rows {rows}).")
+    return summary
+
+
+def _open(data: str | Path, settings: AuditSettings) -> Pairs:
+    how = settings.data
+    return open_pairs(
+        data,
+        format=how.format,
+        columns=dict(how.columns) if how.columns else None,
+        split=how.split,
+        name=how.name,
+        on_bad_row=how.on_bad_row,
+        limit=how.limit,
+    )
+
+
+def _model(
+    source: ModelSource, config: PretrainedConfig | None, encoder: PairEncoder, settings: AuditSettings, watch: Watcher
+) -> Model | None:
+    """The model, where the level needs one."""
+    if settings.level == "text":
+        return None
+    watch.phase("loading the model")
+    model = load_model(
+        source.name,
+        device=settings.device,
+        dtype=settings.dtype,
+        trust_remote_code=settings.trust_remote_code,
+        packed=settings.packed,
+        tokenizer=encoder.tokenizer,
+        config=config,
+    )
+    if model.dtype == torch.bfloat16 and not multiplies_bfloat16(model.device):
+        watch.note("This processor has no bfloat16 products of its own and emulates them slowly: try --dtype float32.")
+    if model.attention_note:
+        watch.note(f"Scoring one sequence at a time: {model.attention_note}.")
+    return model
+
+
+def _score(store: ScoreStore, spool: TokenSpool, model: Model | None, settings: AuditSettings, watch: Watcher) -> None:
+    done = min(store.finished_parts(), part_count(spool, settings.part_pairs))
+    watch.phase("scoring", pairs=spool.pairs, tokens=spool.tokens, done=min(done * settings.part_pairs, spool.pairs))
+    tables = score_parts(
+        spool,
+        model,
+        settings.level,
+        batch_tokens=settings.batch_tokens,
+        part_pairs=settings.part_pairs,
+        watch=watch,
+        first_part=done,
+    )
+    for index, table in enumerate(tables, start=done):
+        store.write_part(index, table)
+
+
+def _identity(
+    spool: TokenSpool, bad: BadRowLog, encoder: PairEncoder, model: Model | None, settings: AuditSettings
+) -> dict[str, Any]:
+    """Everything that the numbers depend on: hashes, not names. Two runs with equal identities give equal tables."""
+    return {
+        "score version": SCORE_VERSION,
+        "data": spool.fingerprint,
+        "skipped rows": bad.count,
+        "tokenizer and template": encoder.fingerprint,
+        "model weights": model.weights_fingerprint() if model else None,
+        "level": settings.level,
+        "dtype": str(model.dtype).removeprefix("torch.") if model else None,
+        "device": model.device.type if model else None,
+        "attention": model.attention if model else None,
+        "batch tokens": settings.batch_tokens,
+        "part pairs": settings.part_pairs,
+        "shard": str(settings.shard),
+    }
+
+
+def _arguments(data: str | Path, model_name: str, settings: AuditSettings) -> Mapping[str, Any]:
+    return {"data": str(data), "model": model_name, **settings.record()}

@@ -1,0 +1,84 @@
+"""The first look at the data: every row read and tokenised, bad rows set aside, before any weights are loaded."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from undertow.data.pairs import BadRow, Pair
+from undertow.data.tokens import PairEncoder
+from undertow.errors import SHOWN_BAD_ROWS, BadRowsError, DataError
+from undertow.scoring.settings import Shard
+from undertow.scoring.spool import TokenSpool
+from undertow.scoring.watch import Watcher
+
+
+class BadRowLog:
+    """Bad rows on disk: their count, the first few, and all of them again on reading."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("w", encoding="utf-8")
+        self.first: list[BadRow] = []
+        self.count = 0
+
+    def add(self, bad: BadRow) -> None:
+        """Set a row aside."""
+        if self.count < SHOWN_BAD_ROWS:
+            self.first.append(bad)
+        self.count += 1
+        self._file.write(json.dumps(bad.record()) + "\n")
+
+    def __iter__(self) -> Iterator[BadRow]:
+        self._file.flush()
+        with self._path.open(encoding="utf-8") as lines:
+            for line in lines:
+                yield BadRow(**json.loads(line))
+
+    def close(self) -> None:
+        """No more rows to come."""
+        self._file.close()
+
+
+@contextlib.contextmanager
+def prepare(
+    entries: Iterable[Pair | BadRow], encoder: PairEncoder, shard: Shard, on_bad_row: str, watch: Watcher
+) -> Iterator[tuple[TokenSpool, BadRowLog]]:
+    """Read and tokenise everything into a temporary folder that is gone when the context ends.
+
+    Raises:
+        BadRowsError: with ``on_bad_row="stop"``, after all rows were looked at.
+        DataError: when no pair is left.
+    """
+    watch.phase("reading and tokenising")
+    with tempfile.TemporaryDirectory(prefix="undertow-") as folder:
+        spool, bad = TokenSpool(Path(folder, "tokens.arrow")), BadRowLog(Path(folder, "bad.jsonl"))
+        with contextlib.closing(bad):
+            for entry in entries:
+                if not shard.holds(entry.row):
+                    continue
+                tokens = encoder.encode(entry) if isinstance(entry, Pair) else entry
+                if isinstance(tokens, BadRow):
+                    bad.add(tokens)
+                else:
+                    spool.add(tokens)
+                    watch.advance(pairs=1, tokens=tokens.total)
+            if bad.count and on_bad_row == "stop":
+                raise BadRowsError(bad.first, bad.count)
+            if not spool.pairs:
+                raise DataError(_nothing_left(bad, shard))
+            spool.close()
+            yield spool, bad
+
+
+def _nothing_left(bad: BadRowLog, shard: Shard) -> str:
+    if bad.count:
+        first = bad.first[0]
+        return (
+            f"No pair is left to score: all {bad.count} rows were set aside, the first ({first.place}): {first.reason}"
+        )
+    where = f" in shard {shard}" if shard.count > 1 else ""
+    return f"The data holds no pairs{where}."

@@ -1,0 +1,100 @@
+"""What an audit was asked to do: frozen, checked on creation, written beside the scores."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+from undertow.data.packing import DEFAULT_BATCH_TOKENS
+from undertow.data.tokens import TokenSettings
+from undertow.errors import OptionError
+from undertow.scoring.levels import LEVELS
+
+DEFAULT_LEVEL = "hidden"
+ON_BAD_ROW = ("stop", "skip")
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """The ``index``-th of ``count`` static shards, counted from 1: input row r belongs to shard ``r mod count + 1``."""
+
+    index: int = 1
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.index <= self.count:
+            raise OptionError(f"--shard {self}: expected I/N with I from 1 to N.")
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """``"3/8"`` is the third of eight."""
+        found = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+        if not found:
+            raise OptionError(f"--shard {text}: expected I/N, for example 3/8.")
+        return cls(int(found[1]), int(found[2]))
+
+    def holds(self, row: int) -> bool:
+        """Whether an input row belongs to this shard. Interleaved, so that sorted data gives shards of equal work."""
+        return row % self.count == self.index - 1
+
+
+@dataclass(frozen=True, slots=True)
+class DataSettings:
+    """How the data is read: the options of the data argument."""
+
+    format: str | None = None
+    columns: Mapping[str, str] | None = None
+    split: str | None = None
+    name: str | None = None
+    limit: int | None = None
+    on_bad_row: Literal["stop", "skip"] = "stop"
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise OptionError(f"--limit {self.limit}: expected 1 or more.")
+        if self.on_bad_row not in ON_BAD_ROW:
+            raise OptionError(f"--on-bad-row {self.on_bad_row}: expected one of {', '.join(ON_BAD_ROW)}.")
+
+
+@dataclass(frozen=True, slots=True)
+class AuditSettings:
+    """An audit's options besides data, model and output folder.
+
+    ``batch_tokens`` is how many tokens go through the model in one packed row; ``part_pairs`` how many pairs one part
+    of the scores holds, and so at most how many a killed run scores again.
+    """
+
+    level: str = DEFAULT_LEVEL
+    data: DataSettings = field(default_factory=DataSettings)
+    tokens: TokenSettings = field(default_factory=TokenSettings)
+    shard: Shard = field(default_factory=Shard)
+    device: str = "auto"
+    dtype: str = "auto"
+    batch_tokens: int = DEFAULT_BATCH_TOKENS
+    part_pairs: int = 512
+    seed: int = 0
+    packed: bool = True
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        check_level(self.level)
+        for name in ("batch_tokens", "part_pairs"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected 1 or more.")
+
+    def record(self) -> dict[str, object]:
+        """The settings as JSON values."""
+        return {**asdict(self), "shard": str(self.shard)}
+
+
+def check_level(level: str) -> None:
+    """Refuse a level that does not exist, or not yet."""
+    if level in ("unembedding", "gradient"):
+        raise OptionError(f"--level {level}: not built yet in this version; use one of {', '.join(LEVELS)}.")
+    if level not in LEVELS:
+        raise OptionError(f"--level {level}: expected one of {', '.join(LEVELS)}.")

@@ -1,0 +1,195 @@
+"""Reading score folders: one run, or all shards of one, as one table; unfinished and mixed runs are refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from undertow.errors import DataError, OptionError
+
+JSON: TypeAlias = "str | int | float | bool | list[JSON] | dict[str, JSON] | None"
+
+SETTINGS, SUMMARY, SCORES = "settings.json", "audit.json", "scores"
+_SHOWN = 24
+
+
+def read_scores(folders: str | Path | Sequence[str | Path], columns: Sequence[str] | None = None) -> pa.Table:
+    """Read the scores of a finished run, or of all shards of one, as one table in the order of ``row``.
+
+    Args:
+        folders: a run's folder, or the folders of all shards, or a folder whose sub-folders are these.
+        columns: the columns wanted; all where None.
+
+    Raises:
+        DataError: not a score folder, an unfinished run, shards of different runs, a shard missing or there twice.
+        OptionError: a column that the scores do not have; the message lists those they have.
+    """
+    runs = _find_runs([folders] if isinstance(folders, str | Path) else folders)
+    _check_shards([(folder, _identity(folder)) for folder in runs])
+    parts = [part_path(folder, i) for folder in runs for i in range(len(read_summary(folder)["parts"]))]
+    if not parts:
+        raise DataError(f"{', '.join(map(str, runs))}: no pair was scored there.")
+    table = pa.concat_tables(read_part(path) for path in parts)
+    unknown = [name for name in columns or () if name not in table.column_names]
+    if unknown:
+        raise OptionError(f"The scores have no column {unknown[0]!r}. They have: {', '.join(table.column_names)}.")
+    table = _in_row_order(table)
+    return table.select(list(columns)) if columns is not None else table
+
+
+def _find_runs(folders: Sequence[str | Path]) -> list[Path]:
+    runs: list[Path] = []
+    for folder in map(Path, folders):
+        below = sorted(path.parent for path in folder.glob(f"*/{SETTINGS}")) if folder.is_dir() else []
+        if (folder / SETTINGS).exists():
+            runs.append(folder)
+        elif below:
+            runs += below
+        else:
+            raise DataError(_not_scores(folder))
+    if not runs:
+        raise DataError("No score folder was given: name the folder that `undertow audit … --out` wrote.")
+    return runs
+
+
+def _not_scores(folder: Path) -> str:
+    found = "does not exist" if not folder.exists() else "holds no scores (no settings.json)"
+    if (folder.parent / SETTINGS).exists():
+        return f"{folder} is inside a score folder: name {folder.parent} itself."
+    return f"{folder} {found}: name the folder that `undertow audit … --out` wrote."
+
+
+def _identity(folder: Path) -> dict[str, JSON]:
+    """A finished run's identity."""
+    identity = read_identity(folder)
+    if identity is None:
+        raise DataError(f"{folder / SETTINGS} was not written by Undertow: name a folder that `undertow audit` wrote.")
+    missing = missing_part(folder)
+    if missing is not None:
+        raise DataError(
+            f"{missing} is missing or damaged: give the `undertow audit` command of {folder} again, "
+            "it scores what is missing."
+        )
+    return identity
+
+
+def _check_shards(runs: Sequence[tuple[Path, dict[str, JSON]]]) -> None:
+    """Refuse folders that are not all the shards of one run, each once."""
+    (first, identity), *others = runs
+    for other, its_identity in others:
+        one, two = _common(identity), _common(its_identity)
+        if one != two:
+            found = differences(one, two, f"in {first}", f"in {other}")
+            raise DataError(f"{first} and {other} are not shards of one run:\n{found}")
+    shards: dict[str, Path] = {}
+    for folder, its_identity in runs:
+        shard = str(its_identity.get("shard", "1/1"))
+        if shard in shards:
+            raise DataError(f"Shard {shard} is there twice: {shards[shard]} and {folder}. Name one of them.")
+        shards[shard] = folder
+    counts = sorted({shard.partition("/")[2] for shard in shards})
+    if len(counts) > 1:
+        raise DataError(f"Shards of different cuts were given ({', '.join(shards)}): name the folders of one cut only.")
+    missing = [shard for i in range(int(counts[0])) if (shard := f"{i + 1}/{counts[0]}") not in shards]
+    if missing:
+        what = f"Shard {missing[0]} is" if len(missing) == 1 else f"Shards {', '.join(missing)} are"
+        raise DataError(f"{what} missing: name the folders of all {counts[0]} shards, or the folder that holds them.")
+
+
+def _common(identity: dict[str, JSON]) -> dict[str, JSON]:
+    return {key: value for key, value in identity.items() if not key.startswith("shard")}
+
+
+def _in_row_order(table: pa.Table) -> pa.Table:
+    rows = table["row"].to_numpy()
+    order = np.argsort(rows, kind="stable")
+    doubled = np.flatnonzero(np.diff(rows[order]) == 0)
+    if doubled.size:
+        raise DataError(f"Row {rows[order[doubled[0]]]} is scored twice: these folders overlap.")
+    return table if np.array_equal(order, np.arange(len(order))) else table.take(order)
+
+
+def part_path(folder: Path, index: int) -> Path:
+    """Where a part of the scores stands."""
+    return folder / SCORES / f"part-{index:05d}.parquet"
+
+
+def read_identity(folder: Path) -> dict[str, JSON] | None:
+    """All that a run's scores depend on, or None where ``settings.json`` is not ours."""
+    settings = _load(folder / SETTINGS)
+    identity = settings.get("identity") if isinstance(settings, dict) else None
+    return identity if isinstance(identity, dict) else None
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """What ``audit.json`` holds.
+
+    Raises:
+        DataError: it is not there: the run is not finished.
+    """
+    if not (folder / SUMMARY).exists():
+        raise DataError(
+            f"{folder} is not finished (no {SUMMARY}): give its `undertow audit` command again, "
+            "it goes on where it stopped."
+        )
+    summary = _load(folder / SUMMARY)
+    return summary if isinstance(summary, dict) else {}
+
+
+def missing_part(folder: Path) -> Path | None:
+    """The first thing that a committed run lacks: its summary, or a part with as many rows as were committed."""
+    sizes = read_summary(folder).get("parts")
+    if not isinstance(sizes, list):
+        return folder / SUMMARY
+    parts = ((part_path(folder, index), rows) for index, rows in enumerate(sizes))
+    return next((path for path, rows in parts if rows_in(path) != rows), None)
+
+
+def rows_in(part: Path) -> int | None:
+    """The rows of a part, by its footer, or None where it cannot be opened."""
+    try:
+        return int(pq.read_metadata(part).num_rows)
+    except (OSError, pa.ArrowException):
+        return None
+
+
+def read_part(path: Path) -> pa.Table:
+    """A part as a table.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return pq.ParquetFile(path).read()
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def differences(one: Mapping[str, JSON], two: Mapping[str, JSON], where_one: str, where_two: str) -> str:
+    """What differs between two identities, a line a key, for people."""
+    keys = [key for key in {**one, **two} if key not in one or key not in two or one[key] != two[key]]
+    return "\n".join(f"  {key}: {_shown(one, key)} {where_one}, {_shown(two, key)} {where_two}" for key in keys)
+
+
+def _shown(identity: Mapping[str, JSON], key: str) -> str:
+    if key not in identity:
+        return "nothing"
+    value = identity[key]
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]}…"
+
+
+def _load(path: Path) -> Any:
+    """A JSON file's value, or None where it is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValueError:
+        return None

@@ -1,0 +1,44 @@
+"""Scores to a few numbers: quantiles and counts, computed in one place for ``audit.json`` and the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+SHOWN_ROWS = 10
+
+
+def summarise(table: pa.Table, seconds: float, tokens: int) -> dict[str, Any]:
+    """The part of ``audit.json`` that is computed from the scores."""
+    numeric = [f.name for f in table.schema if pa.types.is_floating(f.type) or f.name.endswith("_tokens")]
+    bad_rows = nonfinite_rows(table)
+    return {
+        "quantiles": {name: quantiles(table[name]) for name in numeric},
+        "truncated": pc.sum(table["truncated"]).as_py() or 0,
+        "nonfinite": {"count": len(bad_rows), "rows": bad_rows[:SHOWN_ROWS].tolist()},
+        "seconds": round(seconds, 3),
+        "tokens_per_second": round(tokens / seconds, 1) if seconds > 0 else None,
+    }
+
+
+def quantiles(values: pa.ChunkedArray) -> dict[str, float] | None:
+    """Quantiles of the finite values, linear between neighbours; None where there are none."""
+    numbers = values.to_numpy().astype(np.float64)
+    finite = numbers[np.isfinite(numbers)]
+    if not finite.size:
+        return None
+    return {f"{q:g}": float(value) for q, value in zip(QUANTILES, np.quantile(finite, QUANTILES), strict=True)}
+
+
+def nonfinite_rows(table: pa.Table) -> np.ndarray:
+    """Input rows with a score that is NaN or infinite: a model that overflowed there."""
+    bad = np.zeros(len(table), dtype=bool)
+    for field in table.schema:
+        if pa.types.is_floating(field.type):
+            bad |= ~np.isfinite(table[field.name].to_numpy())
+    rows: np.ndarray = table["row"].to_numpy()[bad]
+    return rows

@@ -1,0 +1,333 @@
+"""``undertow audit`` as users run it: what it writes, what it refuses, and that a stopped run goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import naive
+import undertow as ut
+from command import command, run, some_rows, start, write_jsonl
+from tiny import tiny_folder, tiny_hf, tiny_tokenizer
+from undertow.scoring.levels import schema
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_folder(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def prefs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_jsonl(tmp_path_factory.mktemp("data") / "prefs.jsonl", some_rows(40))
+
+
+def digest(folder: Path) -> str:
+    """The bytes of all parts."""
+    parts = sorted((folder / "scores").glob("*.parquet"))
+    return hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()
+
+
+def test_writes_what_the_contract_says(capsys, model: Path, prefs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code, stdout, stderr = run(
+        capsys, "audit", prefs, "--model", model, "--max-length", 400, "--out", out, "--json", "--part-pairs", 16
+    )
+    assert code == 0, stderr
+    summary = json.loads(stdout.splitlines()[-1])
+    assert summary == json.loads((out / "audit.json").read_text())
+    assert sorted(p.name for p in (out / "scores").iterdir()) == [f"part-0000{n}.parquet" for n in range(3)]
+    table = ut.read_scores(out)
+    assert table.schema.names == schema("hidden").names
+    assert table["row"].to_pylist() == list(range(40))
+    assert not (out / "skipped.jsonl").exists()
+    assert summary["data"]["pairs"] == 40
+    assert summary["tokens"]["layout"] == "chat"
+    assert {"torch", "transformers"} <= summary["versions"].keys()
+    assert "undertow filter" in stdout
+    assert stderr == ""  # no terminal, no progress
+
+
+def test_scores_are_those_of_the_slow_loop(capsys, model: Path, prefs: Path, tmp_path: Path) -> None:
+    run(capsys, "audit", prefs, "--model", model, "--max-length", 400, "--out", tmp_path / "out", "--dtype", "float32")
+    tokenizer, hf = tiny_tokenizer(), tiny_hf("llama", dtype=torch.float64)
+    table = ut.read_scores(tmp_path / "out").to_pylist()
+    for row, values in zip(some_rows(40)[:6], table, strict=False):
+        message = [{"role": "user", "content": row["prompt"]}]
+        prompt = tokenizer.apply_chat_template(message, add_generation_prompt=True)["input_ids"]
+        chosen, rejected = (tokenizer(row[side] + "<|end|>")["input_ids"] for side in ("chosen", "rejected"))
+        expected = naive.hidden_scores(hf, prompt, chosen, rejected)
+        assert values["chosen_tokens"] == len(chosen)
+        for name, value in expected.items():
+            assert values[name] == pytest.approx(value, rel=1e-3, abs=1e-3), name
+
+
+def test_python_and_the_command_line_agree(capsys, model: Path, prefs: Path, tmp_path: Path) -> None:
+    run(capsys, "audit", prefs, "--model", model, "--max-length", 400, "--out", tmp_path / "out", "--dtype", "float32")
+    table = ut.audit(
+        ut.read_pairs(prefs), ut.load_model(str(model), dtype="float32"), tokens=ut.TokenSettings(max_length=400)
+    )
+    assert table.equals(ut.read_scores(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("options", "column", "changed"),
+    [
+        (["--max-length", 60], "chosen_tokens", True),
+        (["--no-eot"], "chosen_tokens", True),
+        (["--template", "plain"], "prompt_tokens", True),
+        (["--dtype", "bfloat16"], "ches", True),
+        (["--limit", 7], "row", True),
+        (["--shard", "2/3"], "row", True),
+        (["--batch-tokens", 64], "row", False),
+        (["--one-at-a-time"], "row", False),
+        (["--columns", "prompt=prompt,chosen=rejected,rejected=chosen"], "ches", True),
+    ],
+)
+def test_every_option_does_what_it_says(capsys, model, prefs, tmp_path, options, column, changed) -> None:
+    base = ["audit", prefs, "--model", model, "--dtype", "float32", "--quiet"]
+    run(capsys, *base, "--max-length", 400, "--out", tmp_path / "a")
+    code, _, err = run(capsys, *base, "--max-length", 400, *options, "--out", tmp_path / "b")
+    assert code == 0, err
+    a, b = ut.read_scores(tmp_path / "a"), ut.read_scores(tmp_path / "b")
+    assert (a[column].to_pylist() != b[column].to_pylist()) == changed
+    if not changed:
+        assert b["ln_ches"].to_pylist() == pytest.approx(a["ln_ches"].to_pylist(), rel=1e-4, abs=1e-4)
+
+
+def test_level_text_has_no_scores_of_a_model_and_needs_no_weights(
+    capsys, model: Path, prefs: Path, tmp_path: Path
+) -> None:
+    bare = Path(shutil.copytree(model, tmp_path / "bare"))
+    (bare / "model.safetensors").write_bytes((bare / "model.safetensors").read_bytes()[:-8] + b"\0" * 8)
+    code, stdout, _ = run(capsys, "audit", prefs, "--model", bare, "--level", "text", "--out", tmp_path / "out")
+    assert code == 0
+    assert ut.read_scores(tmp_path / "out").schema.names == schema("text").names
+    assert "edit_distance" in stdout
+
+
+def test_shards_read_as_one(capsys, model: Path, prefs: Path, tmp_path: Path) -> None:
+    base = ["audit", prefs, "--model", model, "--max-length", 400, "--dtype", "float32", "--quiet"]
+    run(capsys, *base, "--out", tmp_path / "whole")
+    for shard in (3, 1, 2):
+        assert run(capsys, *base, "--out", tmp_path / "shards" / f"{shard}", "--shard", f"{shard}/3")[0] == 0
+    merged, whole = ut.read_scores(tmp_path / "shards"), ut.read_scores(tmp_path / "whole")
+    assert merged["row"].to_pylist() == list(range(40))
+    assert merged["pair_id"].to_pylist() == whole["pair_id"].to_pylist()
+    assert merged["ches"].to_pylist() == pytest.approx(whole["ches"].to_pylist(), rel=1e-4, abs=1e-3)
+
+
+BAD = [{"prompt": "a", "chosen": "same", "rejected": "same"}, {"prompt": "a", "chosen": "b"}]
+
+
+def test_bad_rows_stop_before_weights_are_loaded(capsys, model: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("undertow.scoring.audit.load_model", lambda *a, **k: pytest.fail("weights were loaded"))
+    data = write_jsonl(tmp_path / "prefs.jsonl", some_rows(3) + BAD * 6)
+    code, stdout, stderr = run(capsys, "audit", data, "--model", model, "--max-length", 400, "--out", tmp_path / "out")
+    assert (code, stdout) == (2, "")
+    assert "12 rows cannot be used" in stderr
+    assert stderr.count("prefs.jsonl, line") == 10
+    assert "line 4 (row 3)" in stderr
+    assert "and 2 more" in stderr
+    assert "--on-bad-row skip" in stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_rows_skipped_are_all_accounted_for(capsys, model: Path, tmp_path: Path) -> None:
+    data = write_jsonl(tmp_path / "prefs.jsonl", BAD + some_rows(3) + BAD)
+    out = tmp_path / "out"
+    code, _, _ = run(capsys, "audit", data, "--model", model, "--max-length", 400, "--out", out, "--on-bad-row", "skip")
+    assert code == 0
+    skipped = [json.loads(line) for line in (out / "skipped.jsonl").read_text().splitlines()]
+    assert [bad["row"] for bad in skipped] == [0, 1, 5, 6]
+    assert all(bad["reason"] for bad in skipped)
+    assert ut.read_scores(out)["row"].to_pylist() == [2, 3, 4]
+
+
+def test_truncation_that_makes_responses_identical_is_a_bad_row(capsys, model: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": "p", "chosen": "same beginning, A", "rejected": "same beginning, B"}]
+    data = write_jsonl(tmp_path / "prefs.jsonl", rows)
+    code, _, err = run(capsys, "audit", data, "--model", model, "--max-length", 12, "--out", tmp_path / "out")
+    assert code == 2
+    assert "identical" in err
+    assert "12" in err
+
+
+def test_another_run_in_the_same_folder_is_refused(capsys, model: Path, prefs: Path, tmp_path: Path) -> None:
+    base = ["audit", "--max-length", 400, "--out", tmp_path / "out"]
+    run(capsys, *base, prefs, "--model", model)
+    before = digest(tmp_path / "out")
+    other = write_jsonl(tmp_path / "other.jsonl", some_rows(39))
+    heavier = tiny_folder(tmp_path / "heavier", "qwen3")
+    for arguments, differs in (
+        ([prefs, "--model", model, "--no-eot"], "tokenizer and template"),
+        ([other, "--model", model], "data"),
+        ([prefs, "--model", heavier], "model weights"),
+        ([prefs, "--model", model, "--batch-tokens", 99], "batch tokens"),
+    ):
+        code, _, err = run(capsys, *base, *arguments)
+        assert code == 2, arguments
+        assert differs in err
+        assert "--out" in err
+        assert digest(tmp_path / "out") == before
+    code, _, err = run(capsys, *base, other, "--model", model, "--overwrite")
+    assert code == 0, err
+    assert len(ut.read_scores(tmp_path / "out")) == 39
+
+
+def test_a_finished_run_is_not_scored_again(capsys, model: Path, prefs: Path, tmp_path: Path) -> None:
+    arguments = ["audit", prefs, "--model", model, "--max-length", 400, "--out", tmp_path / "out", "--json"]
+    first = run(capsys, *arguments)
+    part = next((tmp_path / "out" / "scores").iterdir())
+    stamp = part.stat().st_mtime_ns
+    again = run(capsys, *arguments)
+    assert again[0] == 0
+    assert again[1].splitlines()[-1] == first[1].splitlines()[-1]
+    assert "finished already" in again[2]
+    assert part.stat().st_mtime_ns == stamp
+
+
+def test_a_model_of_the_same_bytes_elsewhere_goes_on(capsys, model: Path, prefs: Path, tmp_path: Path) -> None:
+    """The key holds hashes, not names."""
+    moved = shutil.copytree(model, tmp_path / "moved")
+    copied = shutil.copy(prefs, tmp_path / "copied.jsonl")
+    run(capsys, "audit", prefs, "--model", model, "--max-length", 400, "--out", tmp_path / "out")
+    code, _, err = run(capsys, "audit", copied, "--model", moved, "--max-length", 400, "--out", tmp_path / "out")
+    assert (code, "finished already" in err) == (0, True)
+
+
+def test_killed_at_random_moments_and_started_again(model: Path, tmp_path: Path) -> None:
+    """kill -9 at ten random moments: what is there is whole, at most one part is redone, the bytes are the same."""
+    data = write_jsonl(tmp_path / "prefs.jsonl", some_rows(1500))
+    base = ["audit", data, "--model", model, "--max-length", 400, "--part-pairs", 50, "--batch-tokens", 1024, "--quiet"]
+    undisturbed = tmp_path / "undisturbed"
+    started = time.monotonic()
+    subprocess.run(command(*base, "--out", undisturbed), check=True, capture_output=True)
+    whole = time.monotonic() - started
+    draw, out = random.Random(0), tmp_path / "out"
+    kept: dict[str, int] = {}
+    for _ in range(10):
+        process = start(*base, "--out", out)
+        time.sleep(draw.uniform(0.45, 0.95) * whole)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        parts = sorted((out / "scores").glob("part-*.parquet")) if out.exists() else []
+        for part in parts:
+            assert pq.read_table(part).num_rows == 50
+        stamps = {part.name: part.stat().st_mtime_ns for part in parts}
+        assert all(stamps[name] == stamp for name, stamp in kept.items()), "a finished part was written again"
+        kept = stamps
+    subprocess.run(command(*base, "--out", out), check=True, capture_output=True)
+    assert digest(out) == digest(undisturbed)
+    assert ut.read_scores(out).equals(ut.read_scores(undisturbed))
+    assert not list(out.rglob("*.tmp"))
+
+
+def test_interrupt_leaves_the_folder_resumable(model: Path, tmp_path: Path) -> None:
+    data = write_jsonl(tmp_path / "prefs.jsonl", some_rows(1500))
+    arguments = ["audit", data, "--model", model, "--max-length", 400, "--part-pairs", 25, "--out", tmp_path / "out"]
+    process = start(*arguments)
+    while not list((tmp_path / "out").glob("scores/part-*.parquet")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "go on where it stopped" in err
+    assert "Traceback" not in err
+    done = subprocess.run(command(*arguments, "--json"), capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1])["data"]["pairs"] == 1500
+
+
+def test_standard_input(model: Path, prefs: Path, tmp_path: Path) -> None:
+    arguments = command("audit", "-", "--model", model, "--max-length", 400, "--out", tmp_path / "out")
+    done = subprocess.run(arguments, input=prefs.read_bytes(), capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert len(ut.read_scores(tmp_path / "out")) == 40
+
+
+def test_nan_scores_are_said_and_the_run_goes_on(capsys, prefs: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    broken = tiny_folder(tmp_path / "broken")
+    weights = load_file(broken / "model.safetensors")
+    weights["model.embed_tokens.weight"][tiny_tokenizer().convert_tokens_to_ids("!")] = float("nan")
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    code, stdout, stderr = run(
+        capsys, "audit", prefs, "--model", broken, "--max-length", 400, "--out", tmp_path / "out", "--json"
+    )
+    assert code == 0, stderr
+    summary = json.loads(stdout.splitlines()[-1])
+    assert summary["nonfinite"]["count"] == 40  # every rejected response has an exclamation mark
+    assert "not finite" in stderr
+
+
+def test_output_folder_that_cannot_be_written(capsys, model: Path, prefs: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    code, _, err = run(capsys, "audit", prefs, "--model", model, "--out", tmp_path / "file" / "out")
+    assert code == 2
+    assert str(tmp_path / "file") in err
+
+
+def test_full_disk_is_said_and_the_run_goes_on_later(
+    capsys, model: Path, prefs: Path, tmp_path: Path, monkeypatch
+) -> None:
+    import os
+
+    arguments = ["audit", prefs, "--model", model, "--max-length", 400, "--part-pairs", 10, "--out", tmp_path / "out"]
+    real, calls = os.fsync, []
+
+    def full(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) > 5:
+            raise OSError(28, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert "space" in err.lower()
+    monkeypatch.undo()
+    assert not list((tmp_path / "out").rglob("*.tmp"))
+    assert not (tmp_path / "out" / "audit.json").exists()
+    assert run(capsys, *arguments)[0] == 0
+    assert len(ut.read_scores(tmp_path / "out")) == 40
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--level", "unembedding"], "not built yet"),
+        (["--level", "deep"], "expected one of text, hidden"),
+        (["--max-length", 4000], "beyond the 512 positions"),
+        (["--shard", "4/3"], "--shard 4/3"),
+        (["--shard", "x"], "expected I/N"),
+        (["--engine", "ray"], "--engine ray"),
+        (["--on-bad-row", "explode"], "--on-bad-row explode"),
+        (["--device", "tpu"], "--device tpu"),
+        (["--dtype", "int3"], "--dtype int3"),
+        (["--format", "nonsense"], "nonsense"),
+        (["--limit", "0"], "--limit 0"),
+        (["--part-pairs", "0"], "--part-pairs 0"),
+        (["--nonsense"], "--nonsense"),
+        (["--max-length", "many"], "--max-length"),
+    ],
+)
+def test_wrong_options_exit_2_and_name_the_option(capsys, model, prefs, tmp_path, arguments, message) -> None:
+    base = ["audit", prefs, "--model", model, "--out", tmp_path / "out"]
+    if "--max-length" not in arguments:
+        base += ["--max-length", 400]
+    code, _, err = run(capsys, *base, *arguments)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
