@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,17 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
 def command(*arguments: object) -> list[str]:
     """The same as a command of its own."""
     return [sys.executable, "-m", "undertow", *map(str, arguments)]
+
+
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(["undertow.scoring.audit", "undertow.scoring.filter", "undertow.cli.render"])
+
+
+def spawn(*arguments: object) -> multiprocessing.process.BaseProcess:
+    """A process of its own that has its imports behind it: what is killed is the work, not the loading of torch."""
+    process = _SERVER.Process(target=main, args=([str(argument) for argument in arguments],))
+    process.start()
+    return process
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:

@@ -17,7 +17,7 @@ import torch
 
 import naive
 import undertow as ut
-from command import command, run, some_rows, start, write_jsonl
+from command import command, run, some_rows, spawn, start, write_jsonl
 from tiny import tiny_folder, tiny_hf, tiny_tokenizer
 from undertow.scoring.levels import schema
 
@@ -99,7 +99,7 @@ def test_every_option_does_what_it_says(capsys, model, prefs, tmp_path, options,
     run(capsys, *base, "--max-length", 400, "--out", tmp_path / "a")
     code, _, err = run(capsys, *base, "--max-length", 400, *options, "--out", tmp_path / "b")
     assert code == 0, err
-    a, b = ut.read_scores(tmp_path / "a"), ut.read_scores(tmp_path / "b")
+    a, b = (pq.read_table(tmp_path / folder / "scores") for folder in "ab")
     assert (a[column].to_pylist() != b[column].to_pylist()) == changed
     if not changed:
         assert b["ln_ches"].to_pylist() == pytest.approx(a["ln_ches"].to_pylist(), rel=1e-4, abs=1e-4)
@@ -208,33 +208,37 @@ def test_a_model_of_the_same_bytes_elsewhere_goes_on(capsys, model: Path, prefs:
 
 def test_killed_at_random_moments_and_started_again(model: Path, tmp_path: Path) -> None:
     """kill -9 at ten random moments: what is there is whole, at most one part is redone, the bytes are the same."""
-    data = write_jsonl(tmp_path / "prefs.jsonl", some_rows(1500))
-    base = ["audit", data, "--model", model, "--max-length", 400, "--part-pairs", 50, "--batch-tokens", 1024, "--quiet"]
-    undisturbed = tmp_path / "undisturbed"
-    started = time.monotonic()
-    subprocess.run(command(*base, "--out", undisturbed), check=True, capture_output=True)
-    whole = time.monotonic() - started
-    draw, out = random.Random(0), tmp_path / "out"
+    data = write_jsonl(tmp_path / "prefs.jsonl", some_rows(400))
+    base = ["audit", data, "--model", model, "--max-length", 400, "--part-pairs", 8, "--batch-tokens", 512, "--quiet"]
+    undisturbed, out = tmp_path / "undisturbed", tmp_path / "out"
+    spawn(*base, "--out", undisturbed).join()
+    draw = random.Random(0)
     kept: dict[str, int] = {}
+    killed_while_scoring = 0
     for _ in range(10):
-        process = start(*base, "--out", out)
-        time.sleep(draw.uniform(0.45, 0.95) * whole)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        parts = sorted((out / "scores").glob("part-*.parquet")) if out.exists() else []
-        for part in parts:
-            assert pq.read_table(part).num_rows == 50
+        process = spawn(*base, "--out", out)
+        target = len(kept) + draw.randint(0, 4)
+        while process.is_alive() and len(list(out.glob("scores/part-*.parquet"))) < target:
+            time.sleep(0.001)
+        time.sleep(draw.uniform(0, 0.1))
+        process.kill()
+        process.join()
+        killed_while_scoring += process.exitcode == -signal.SIGKILL
+        parts = sorted(out.glob("scores/part-*.parquet"))
+        assert all(pq.read_table(part).num_rows == 8 for part in parts)
         stamps = {part.name: part.stat().st_mtime_ns for part in parts}
         assert all(stamps[name] == stamp for name, stamp in kept.items()), "a finished part was written again"
         kept = stamps
-    subprocess.run(command(*base, "--out", out), check=True, capture_output=True)
+    assert killed_while_scoring == 10
+    assert 0 < len(kept) < 50
+    spawn(*base, "--out", out).join()
     assert digest(out) == digest(undisturbed)
     assert ut.read_scores(out).equals(ut.read_scores(undisturbed))
     assert not list(out.rglob("*.tmp"))
 
 
 def test_interrupt_leaves_the_folder_resumable(model: Path, tmp_path: Path) -> None:
-    data = write_jsonl(tmp_path / "prefs.jsonl", some_rows(1500))
+    data = write_jsonl(tmp_path / "prefs.jsonl", some_rows(600))
     arguments = ["audit", data, "--model", model, "--max-length", 400, "--part-pairs", 25, "--out", tmp_path / "out"]
     process = start(*arguments)
     while not list((tmp_path / "out").glob("scores/part-*.parquet")):
@@ -246,7 +250,7 @@ def test_interrupt_leaves_the_folder_resumable(model: Path, tmp_path: Path) -> N
     assert "go on where it stopped" in err
     assert "Traceback" not in err
     done = subprocess.run(command(*arguments, "--json"), capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout.splitlines()[-1])["data"]["pairs"] == 1500
+    assert json.loads(done.stdout.splitlines()[-1])["data"]["pairs"] == 600
 
 
 def test_standard_input(model: Path, prefs: Path, tmp_path: Path) -> None:

@@ -6,9 +6,8 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 
 import undertow
@@ -21,6 +20,8 @@ Preference losses only fix the margin between the chosen and the rejected respon
 one often falls too. Undertow tells, before training, which pairs will drag good answers down.
 """
 
+INTERRUPTED = "interrupted. Run the same command again to go on where it stopped."
+
 app = typer.Typer(
     help=HELP,
     no_args_is_help=True,
@@ -29,6 +30,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+# ClickException: typer carries its own copy of click in some versions and uses the installed one in others.
+_CLICK_ERRORS: tuple[Any, ...] = typer.BadParameter.__mro__[2:3]
+_INTERRUPTED = 130
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM}
 
 
@@ -49,7 +53,7 @@ def _common(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 2 wrong input or command line, 130 interrupted, 1 anything else."""
-    from undertow.cli import audit, demo, filter  # noqa: F401  (each registers its command on ``app``)
+    from undertow.cli import audit, demo  # noqa: F401  (each registers its command on ``app``)
 
     sys.exit(_run(list(sys.argv[1:] if arguments is None else arguments)))
 
@@ -57,21 +61,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(arguments: list[str]) -> int:
     try:
         result = typer.main.get_command(app).main(args=arguments, prog_name="undertow", standalone_mode=False)
-        return result if isinstance(result, int) else 0
+        code = result if isinstance(result, int) else 0  # typer turns Ctrl-C into this result
+        return _fail(INTERRUPTED, code) if code == _INTERRUPTED else code
     except UndertowError as error:
         return _fail(str(error), error.exit_code)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
-        return 2
-    except click.UsageError as error:
-        usage = (
-            f"\n{error.ctx.get_usage()}\nundertow {error.ctx.info_name or ''} --help tells more." if error.ctx else ""
-        )
-        return _fail(error.format_message() + usage, 2)
-    except click.ClickException as error:
-        return _fail(error.format_message(), error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        return _fail("interrupted. Run the same command again to go on where it stopped.", 130)
+    except _CLICK_ERRORS as error:
+        return _refuse(error)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail(INTERRUPTED, _INTERRUPTED)
     except BrokenPipeError:  # the reader of our output has gone, as in `undertow … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -80,6 +77,16 @@ def _run(arguments: list[str]) -> int:
             raise
         where = f" ({error.filename})" if error.filename else ""
         return _fail(f"{os.strerror(error.errno or 0)}{where}. Make room or give another place, and run it again.", 2)
+
+
+def _refuse(error: Any) -> int:
+    """A command line that cannot be parsed: what is wrong, and where help is."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(error.format_message())
+        return 2
+    context = getattr(error, "ctx", None)
+    usage = f"\n{context.get_usage()}\n{context.command_path} --help tells more." if context else ""
+    return _fail(error.format_message() + usage, error.exit_code)
 
 
 def _fail(message: str, code: int) -> int:

@@ -18,15 +18,16 @@ from undertow.cli.terminal import one_line, plain
 from undertow.data.pairs import Pair
 from undertow.data.reading import read_pairs
 from undertow.data.sources import open_source
-from undertow.scoring.shards import read_scores
+from undertow.scoring.store import ScoreStore
 
 BARS = 24
 SHOWN_PAIRS = 5
+LENGTHS = ("chosen_tokens", "rejected_tokens")
 
 
 def print_audit(out: Path, summary: Mapping[str, Any]) -> None:
     """What an audit found: counts, quantiles, a histogram of the score to filter by, and the next command."""
-    console, scores = Console(highlight=False), read_scores(out)
+    console, scores = Console(highlight=False), ScoreStore(out).read_parts()
     _head(console, out, summary)
     _quantiles(console, summary["quantiles"])
     by = filter_column(scores)
@@ -41,7 +42,7 @@ def print_audit(out: Path, summary: Mapping[str, Any]) -> None:
 
 def print_demo(out: Path, summary: Mapping[str, Any]) -> None:
     """The same for the demo's pairs, with their text and what kinds of pair rank where."""
-    console, scores = Console(highlight=False), read_scores(out)
+    console, scores = Console(highlight=False), ScoreStore(out).read_parts()
     data = str(summary["arguments"]["data"])
     _head(console, out, summary)
     by = filter_column(scores)
@@ -94,17 +95,15 @@ def print_extremes(console: Console, scores: pa.Table, by: str, pairs: Mapping[i
     most, least = ("most", "least") if by != "edit_distance" else ("least", "most")  # alike is what displaces
     for title, chosen in ((f"{most} displacing", order[::-1][:count]), (f"{least} displacing", order[:count])):
         table = Table(title=f"{count} pairs expected {title}, by {by}", title_justify="left", show_edge=False)
-        names = [
-            c
-            for c in ("row", by, "ches", "edit_distance", "chosen_tokens", "rejected_tokens")
-            if c in scores.schema.names
-        ]
-        for name in dict.fromkeys(names):
+        # On a terminal of 80 columns there is room for the text or for the lengths.
+        wanted = ("row", by, "edit_distance") if pairs else ("row", by, "ches", "edit_distance", *LENGTHS)
+        names = [name for name in dict.fromkeys(wanted) if name in scores.schema.names]
+        for name in names:
             table.add_column(name, justify="right", no_wrap=True)
         if pairs:
-            table.add_column("chosen / rejected", ratio=1)
+            table.add_column("+ chosen / - rejected", no_wrap=True)
         for index in chosen:
-            cells = [_number(scores[name][int(index)].as_py()) for name in dict.fromkeys(names)]
+            cells = [_number(scores[name][int(index)].as_py()) for name in names]
             row = scores["row"][int(index)].as_py()
             text = [_pair_text(pairs[row])] if pairs else []
             table.add_row(*cells, *text)
@@ -113,19 +112,21 @@ def print_extremes(console: Console, scores: pa.Table, by: str, pairs: Mapping[i
 
 
 def _pair_text(pair: Pair) -> Text:
-    return Text(f"+ {one_line(pair.chosen, 60)}\n- {one_line(pair.rejected, 60)}")
+    return Text(f"+ {one_line(pair.chosen, 40)}\n- {one_line(pair.rejected, 40)}")
 
 
 def _head(console: Console, out: Path, summary: Mapping[str, Any]) -> None:
-    data, model = summary["data"], summary["model"]
+    data, model, speed = summary["data"], summary["model"], summary["scoring"]
     text = f"{data['pairs']:,} pairs ({data['format']}) scored with {model['name']}"
     if "dtype" in model:
         text += f" on {model['device']} in {model['dtype']}, {model['attention']} attention"
     console.print(plain(text), style="bold", markup=False)
     console.print(
-        f"{data['tokens']:,} tokens in {summary['seconds']:.1f} s; {summary['truncated']} pairs truncated; "
+        f"{data['tokens']:,} tokens, {speed['seconds']:.1f} s of scoring ({speed['tokens_per_second']:,.0f} tokens/s); "
+        f"{summary['truncated']} pairs truncated; "
         f"scores in {plain(str(out))}/scores",
         markup=False,
+        soft_wrap=True,
     )
 
 

@@ -1,241 +1,253 @@
-"""Layouts of a row: one small function each, from a dictionary to prompt, chosen and rejected.
+"""The layouts of a row: how each is turned into prompt, chosen and rejected, and how it is told from the others.
 
-A function raises :class:`RowError` with the reason when a row does not fit; that row is set aside, the others go on.
-``unpaired`` rows hold one response each and are put together in ``data/unpaired.py``.
+Every reader takes a row and returns the three parts, or raises a :class:`RowError` whose message is the reason.
 """
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
 
 from undertow.data.fields import (
+    MisfitError,
+    Row,
     RowError,
-    conversation,
-    one_answer,
+    asked,
+    checked_text,
+    items,
+    messages,
     optional_text,
-    responses_differ,
-    shorten,
+    present,
+    prompt_of,
+    reply,
     text,
+    turn,
+    turns,
+    with_system,
 )
 from undertow.data.pairs import Message, Prompt
+from undertow.data.recognition import recognise
+from undertow.data.rows import shown
+from undertow.data.shared_prefix import split_hh, split_messages, split_texts
+
+__all__ = ["FORMATS", "Candidates", "Labelled", "Parts", "convert", "read_candidates", "read_labelled", "recognise"]
 
 Parts = tuple[Prompt, str, str]
-Row = Mapping[str, Any]
+FORMATS = (
+    "standard",
+    "conversational",
+    "implicit",
+    "ultrafeedback",
+    "hh",
+    "alpacafarm",
+    "sharegpt",
+    "alpaca-ranking",
+    "argilla",
+    "columns",
+    "pool",
+    "unpaired",
+)
 
 
-def standard(row: Row) -> Parts:
-    """``prompt``, ``chosen``, ``rejected``: strings. The prompt is kept to the letter."""
-    return _with_system(row, text(row, "prompt")), text(row, "chosen"), text(row, "rejected")
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """A prompt with several responses, and a score for each where the data have them."""
+
+    prompt: Prompt
+    responses: tuple[str, ...]
+    scores: tuple[float, ...] | None
 
 
-def conversational(row: Row) -> Parts:
-    """The same three as lists of messages: the prompt ends before the answer, a response is one assistant message."""
-    prompt = conversation(row, "prompt")
-    if prompt[-1].role == "assistant":
-        raise RowError("`prompt` ends with an assistant message; the answer belongs into `chosen` and `rejected`")
-    chosen, rejected = (one_answer(conversation(row, side), side) for side in ("chosen", "rejected"))
-    return _system_messages(row) + prompt, chosen, rejected
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A prompt with one response, and whether it is a good one."""
+
+    prompt: Prompt
+    completion: str
+    label: bool
 
 
-def implicit(row: Row) -> Parts:
-    """``chosen`` and ``rejected`` only; the prompt is their shared beginning."""
-    if isinstance(row.get("chosen"), str):
-        chosen, rejected = text(row, "chosen"), text(row, "rejected")
-        responses_differ(chosen, rejected)
-        prompt = _shared_words(chosen, rejected)
-        if not prompt.strip():
-            raise RowError("`chosen` and `rejected` have no shared beginning that could be the prompt")
-        return prompt, _rest(chosen, prompt, "chosen"), _rest(rejected, prompt, "rejected")
-    return _shared_messages(row)
+def convert(row: Row, format: str, columns: Mapping[str, str] | None = None) -> Parts:
+    """Prompt, chosen and rejected of a row in any layout but ``unpaired``.
+
+    Raises:
+        RowError: the row cannot be used.
+    """
+    if format == "columns":
+        parts = _columns(row, columns or {})
+    else:
+        parts = _READERS[format](row)
+    if parts[1] == parts[2]:
+        raise RowError("the chosen and the rejected response are identical")
+    return parts
 
 
-def ultrafeedback(row: Row) -> Parts:
-    """``prompt`` string, ``chosen`` and ``rejected`` whole conversations that begin with it."""
-    prompt = text(row, "prompt")
-    shared, chosen, rejected = _shared_messages(row)
-    assert isinstance(shared, tuple)
-    asked = [message.content for message in shared if message.role == "user"]
-    if prompt.strip() not in (content.strip() for content in asked):
-        raise RowError("`prompt` is none of the user messages that `chosen` and `rejected` share")
-    return shared, chosen, rejected
+def read_candidates(row: Row) -> Candidates:
+    """A row of the layout ``pool`` with all its responses."""
+    prompt = with_system(row, prompt_of(row))
+    responses = tuple(
+        checked_text(response, f"`responses[{index}]`") for index, response in enumerate(items(row, "responses", 2))
+    )
+    if row.get("scores") is None:
+        return Candidates(prompt, responses, None)
+    scores = tuple(_score(score, index) for index, score in enumerate(items(row, "scores")))
+    if len(scores) != len(responses):
+        raise RowError(f"`scores` has {len(scores)} elements, `responses` {len(responses)}: expected one for each")
+    return Candidates(prompt, responses, scores)
 
 
-def hh(row: Row) -> Parts:
-    """Strings of ``\\n\\nHuman: … \\n\\nAssistant: …`` turns; only the last assistant turn is the response."""
-    sides = {side: _hh_turns(text(row, side), side) for side in ("chosen", "rejected")}
-    (before, chosen), (other, rejected) = sides.values()
-    if before != other:
-        raise RowError("`chosen` and `rejected` differ before their last Assistant turn, so they share no prompt")
-    return before, chosen, rejected
+def read_labelled(row: Row) -> Labelled:
+    """A row of the layout ``unpaired``."""
+    prompt = with_system(row, prompt_of(row))
+    if isinstance(present(row, "completion"), list | tuple):
+        completion = reply(messages(row, "completion"), "completion")
+    else:
+        completion = text(row, "completion")
+    label = present(row, "label")
+    if not isinstance(label, bool):
+        raise MisfitError(f"`label` is {shown(label)}, expected true or false")
+    return Labelled(prompt, completion, label)
 
 
-def alpacafarm(row: Row) -> Parts:
-    """``instruction``, ``input``, ``output_1``, ``output_2``, ``preference`` (1 or 2)."""
-    preference = row.get("preference")
-    if isinstance(preference, bool) or preference not in (1, 2):
-        raise RowError(f"`preference` must be 1 or 2, found {shorten(preference)}")
+def _standard(row: Row) -> Parts:
+    return with_system(row, text(row, "prompt")), text(row, "chosen"), text(row, "rejected")
+
+
+def _conversational(row: Row) -> Parts:
+    prompt = asked(messages(row, "prompt"), "`prompt`")
+    chosen, rejected = (reply(messages(row, field), field) for field in ("chosen", "rejected"))
+    return with_system(row, prompt), chosen, rejected
+
+
+def _implicit(row: Row) -> Parts:
+    if "prompt" in row:
+        raise MisfitError("there is a `prompt` column, which this layout does not have")
+    if isinstance(present(row, "chosen"), list | tuple):
+        prompt, chosen, rejected = split_messages(messages(row, "chosen"), messages(row, "rejected"))
+        return with_system(row, prompt), chosen, rejected
+    whole, other = text(row, "chosen"), text(row, "rejected")
+    _refuse_identical(whole, other)
+    start, chosen, rejected = split_texts(whole, other)
+    return with_system(row, start), chosen, rejected
+
+
+def _ultrafeedback(row: Row) -> Parts:
+    question = text(row, "prompt")
+    prompt, chosen, rejected = split_messages(messages(row, "chosen"), messages(row, "rejected"))
+    asks = [message.content.strip() for message in prompt if message.role == "user"]
+    if not any(question.strip() in said or said in question for said in asks):
+        raise RowError(f"`prompt` ({shown(question)}) is none of the user's turns in `chosen` and `rejected`")
+    return with_system(row, prompt), chosen, rejected
+
+
+def _hh(row: Row) -> Parts:
+    whole, other = text(row, "chosen"), text(row, "rejected")
+    _refuse_identical(whole, other)
+    prompt, chosen = split_hh(whole, "chosen")
+    history, rejected = split_hh(other, "rejected")
+    if prompt != history:
+        raise RowError("`chosen` and `rejected` differ before the last assistant turn")
+    return with_system(row, prompt), chosen, rejected
+
+
+def _alpacafarm(row: Row) -> Parts:
+    prompt = _instruction(row, "instruction", "\n\n")
     outputs = text(row, "output_1"), text(row, "output_2")
-    prompt = _with_system(row, _instruction(row))
-    return (prompt, *outputs) if preference == 1 else (prompt, *reversed(outputs))  # type: ignore[return-value]
+    preference = present(row, "preference")
+    if isinstance(preference, bool) or preference not in (1, 2):
+        raise MisfitError(f"`preference` is {shown(preference)}, expected 1 or 2")
+    chosen = int(preference) - 1
+    return with_system(row, prompt), outputs[chosen], outputs[1 - chosen]
 
 
-def sharegpt(row: Row) -> Parts:
-    """``conversations`` (``from``/``value``), ``chosen`` and ``rejected`` one such turn each."""
-    prompt = conversation(row, "conversations")
-    if prompt[-1].role == "assistant":
-        raise RowError("`conversations` ends with an assistant turn; the answer belongs into `chosen` and `rejected`")
-    chosen, rejected = (one_answer(conversation(row, side), side) for side in ("chosen", "rejected"))
-    return _system_messages(row) + prompt, chosen, rejected
+def _sharegpt(row: Row) -> Parts:
+    prompt = asked(turns(row, "conversations"), "`conversations`")
+    chosen, rejected = (reply((turn(present(row, field), f"`{field}`"),), field) for field in ("chosen", "rejected"))
+    return with_system(row, prompt), chosen, rejected
 
 
-def alpaca_ranking(row: Row) -> Parts:
-    """``instruction``, ``input``, ``chosen``, ``rejected``, optional ``system`` and ``history`` of turn pairs."""
-    history = row.get("history") or []
-    if not isinstance(history, list) or any(not isinstance(turn, list) or len(turn) != 2 for turn in history):
-        raise RowError(f"`history` must be a list of [user, assistant] pairs, found {shorten(history)}")
-    turns = [
-        Message(role, text({"history": content}, "history"))
-        for turn in history
-        for role, content in zip(("user", "assistant"), turn, strict=True)
-    ]
-    prompt = _instruction(row)
-    before = (*_system_messages(row), *turns)
-    whole: Prompt = (*before, Message("user", prompt)) if before else prompt
-    return whole, text(row, "chosen"), text(row, "rejected")
+def _alpaca_ranking(row: Row) -> Parts:
+    # LLaMA-Factory joins instruction and input by one line break.
+    prompt: Prompt = _instruction(row, "instruction", "\n")
+    history: list[Message] = []
+    for index, exchange in enumerate(row.get("history") or ()):
+        where = f"`history[{index}]`"
+        if not isinstance(exchange, list | tuple) or len(exchange) != 2:
+            raise MisfitError(f"{where} is {shown(exchange)}, expected [what the user said, what the assistant said]")
+        for role, said in zip(("user", "assistant"), exchange, strict=True):
+            history.append(Message(role, checked_text(said, where)))
+    if history:
+        prompt = (*history, Message("user", str(prompt)))
+    return with_system(row, prompt), text(row, "chosen"), text(row, "rejected")
 
 
-def argilla(row: Row) -> Parts:
-    """``instruction`` or ``question``, ``chosen_response`` or ``chosen``, ``rejected_response`` or ``rejected``."""
-    prompt = text(row, _first(row, "instruction", "question"))
-    chosen, rejected = (text(row, _first(row, f"{side}_response", side)) for side in ("chosen", "rejected"))
-    return _with_system(row, prompt), chosen, rejected
+def _argilla(row: Row) -> Parts:
+    question = next((name for name in ("instruction", "question") if name in row), "instruction")
+    chosen, rejected = (
+        text(row, f"{name}_response" if f"{name}_response" in row else name) for name in ("chosen", "rejected")
+    )
+    return with_system(row, text(row, question)), chosen, rejected
 
 
-def pool(row: Row) -> Parts:
-    """``prompt``, ``responses``, ``scores``: the highest score is chosen, the lowest rejected; of equals the first."""
-    responses, scores = row.get("responses"), row.get("scores")
-    if not isinstance(responses, list) or len(responses) < 2:
-        raise RowError(f"`responses` must be a list of at least two, found {shorten(responses)}")
-    if scores is None:
-        raise RowError(
-            "`scores` is missing: without scores no response is the chosen one (undertow pick chooses a pair)"
-        )
-    if not isinstance(scores, list) or len(scores) != len(responses) or not all(_is_number(s) for s in scores):
-        raise RowError(f"`scores` must be a list of {len(responses)} numbers, found {shorten(scores)}")
-    best, worst = scores.index(max(scores)), scores.index(min(scores))
+def _pool(row: Row) -> Parts:
+    pool = read_candidates(row)
+    if pool.scores is None:
+        raise RowError("`scores` is missing: without them there is no telling which response is the better one")
+    best, worst = max(pool.scores), min(pool.scores)
     if best == worst:
-        raise RowError("`scores` are all equal, so no response is the chosen one")
-    chosen, rejected = (text({"responses": responses[index]}, "responses") for index in (best, worst))
-    return _with_system(row, text(row, "prompt")), chosen, rejected
+        raise RowError(f"all {len(pool.scores)} `scores` are {best:g}: there is no better and no worse response")
+    return pool.prompt, pool.responses[pool.scores.index(best)], pool.responses[pool.scores.index(worst)]
 
 
-Layout = Callable[[Row], Parts]
-LAYOUTS: dict[str, Layout] = {
-    "standard": standard,
-    "conversational": conversational,
-    "implicit": implicit,
-    "ultrafeedback": ultrafeedback,
-    "hh": hh,
-    "alpacafarm": alpacafarm,
-    "sharegpt": sharegpt,
-    "alpaca-ranking": alpaca_ranking,
-    "argilla": argilla,
-    "pool": pool,
+def _columns(row: Row, columns: Mapping[str, str]) -> Parts:
+    for part, column in columns.items():
+        if column not in row:
+            raise MisfitError(f"there is no column `{column}` (given as {part}), only {shown(dict(row))}")
+    named = {part: row[column] for part, column in columns.items()}
+    try:
+        return _READERS[_by_types(named)](named)
+    except RowError as error:
+        reason = str(error)
+        for part, column in columns.items():
+            if part != column and f"`{part}" in reason:
+                raise type(error)(f"{reason} (`{part}` is your column `{column}`)") from None
+        raise
+
+
+def _by_types(row: Row) -> str:
+    if not isinstance(row["chosen"], list | tuple):
+        return "standard"
+    return "ultrafeedback" if isinstance(row["prompt"], str) else "conversational"
+
+
+_READERS: dict[str, Callable[[Row], Parts]] = {
+    "standard": _standard,
+    "conversational": _conversational,
+    "implicit": _implicit,
+    "ultrafeedback": _ultrafeedback,
+    "hh": _hh,
+    "alpacafarm": _alpacafarm,
+    "sharegpt": _sharegpt,
+    "alpaca-ranking": _alpaca_ranking,
+    "argilla": _argilla,
+    "pool": _pool,
 }
-FORMATS = (*LAYOUTS, "columns", "unpaired")
 
 
-def recognise(row: Row) -> str | None:
-    """The layout a row has by its columns and their types, or None. What is more particular is tried first."""
-    has = {name for name, value in row.items() if value is not None}
-    chosen = row.get("chosen")
-    if {"conversations", "chosen", "rejected"} <= has:
-        return "sharegpt"
-    if {"instruction", "output_1", "output_2"} <= has:
-        return "alpacafarm"
-    if {"prompt", "responses"} <= has:
-        return "pool"
-    if {"prompt", "completion", "label"} <= has:
-        return "unpaired"
-    if {"prompt", "chosen", "rejected"} <= has:
-        if isinstance(row["prompt"], list):
-            return "conversational"
-        return "ultrafeedback" if isinstance(chosen, list) else "standard"
-    if has & {"instruction", "question"} and has >= {"chosen", "rejected"}:
-        return "alpaca-ranking" if "instruction" in has and {"input", "history"} & row.keys() else "argilla"
-    if has & {"instruction", "question"} and has >= {"chosen_response", "rejected_response"}:
-        return "argilla"
-    if {"chosen", "rejected"} <= has:
-        return "hh" if isinstance(chosen, str) and _TURN.search(chosen) else "implicit"
-    return None
+def _instruction(row: Row, field: str, between: str) -> str:
+    instruction, more = text(row, field), optional_text(row, "input")
+    return instruction if more is None else f"{instruction}{between}{more}"
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
-
-
-def _first(row: Row, *names: str) -> str:
-    return next((name for name in names if row.get(name) is not None), names[0])
-
-
-def _instruction(row: Row) -> str:
-    more = optional_text(row, "input")
-    return text(row, "instruction") + (f"\n\n{more}" if more.strip() else "")
-
-
-def _system_messages(row: Row) -> tuple[Message, ...]:
-    system = optional_text(row, "system") or optional_text(row, "system_prompt")
-    return (Message("system", system),) if system.strip() else ()
-
-
-def _with_system(row: Row, prompt: str) -> Prompt:
-    system = _system_messages(row)
-    return (*system, Message("user", prompt)) if system else prompt
-
-
-def _shared_words(chosen: str, rejected: str) -> str:
-    """The shared beginning, cut back to where a word ends; the space before a response belongs to the response."""
-    count = next((i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), None)
-    shared = chosen[:count] if count is not None else min(chosen, rejected, key=len)
-    whole = len(shared) < min(len(chosen), len(rejected)) and shared[-1:].isspace() and shared[-1:] != " "
-    return shared if whole else re.sub(r"\s?\S*\Z", "", shared)
-
-
-def _rest(whole: str, prompt: str, side: str) -> str:
-    rest = whole[len(prompt) :]
-    if not rest.strip():
-        raise RowError(f"`{side}` holds nothing after the beginning that both responses share")
-    return rest
-
-
-def _shared_messages(row: Row) -> Parts:
-    chosen, rejected = conversation(row, "chosen"), conversation(row, "rejected")
+def _refuse_identical(chosen: str, rejected: str) -> None:
     if chosen == rejected:
         raise RowError("`chosen` and `rejected` are identical")
-    count = next((i for i, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), 0)
-    count = count or min(len(chosen), len(rejected)) - 1
-    if not count or chosen[:count] != rejected[:count]:
-        raise RowError("`chosen` and `rejected` share no first message that could be the prompt")
-    return chosen[:count], one_answer(chosen[count:], "chosen"), one_answer(rejected[count:], "rejected")
 
 
-_TURN = re.compile(r"\n\n(Human|Assistant):")
-
-
-def _hh_turns(whole: str, side: str) -> tuple[tuple[Message, ...], str]:
-    before, *rest = _TURN.split(whole)
-    if before.strip() or not rest:
-        raise RowError(f"`{side}` does not begin with a Human or Assistant turn")
-    turns = [
-        Message("user" if who == "Human" else "assistant", said.strip())
-        for who, said in zip(rest[::2], rest[1::2], strict=True)
-    ]
-    if turns[-1].role != "assistant":
-        raise RowError(f"`{side}` does not end with an Assistant turn")
-    if not turns[-1].content:
-        raise RowError(f"`{side}` ends with an empty Assistant turn")
-    if len(turns) < 2:
-        raise RowError(f"`{side}` has no turn before the response")
-    return tuple(turns[:-1]), turns[-1].content
+def _score(value: object, index: int) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise MisfitError(f"`scores[{index}]` is {shown(value)}, expected a number")
+    if not math.isfinite(value):
+        raise RowError(f"`scores[{index}]` is {shown(value)}, expected a finite number")
+    return float(value)

@@ -1,60 +1,67 @@
-"""``unpaired`` rows to pairs: within a prompt, the i-th good response with the i-th bad one."""
+"""Pairs out of single labelled responses: the i-th good with the i-th bad of the same prompt."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
 
-from undertow.data.fields import RowError, conversation, one_answer, responses_differ, shorten, text
-from undertow.data.pairs import BadRow, Message, Pair, Prompt
-from undertow.data.sources import RawRow
+from undertow.data.formats import Labelled
+from undertow.data.pairs import BadRow, Pair, Prompt
+from undertow.data.rows import RawRow
 
 
-class _Half(NamedTuple):
-    raw: RawRow
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    row: int
+    file: str
+    line: int
     completion: str
 
 
-class Pairing:
-    """Holds responses that wait for their other half, and nothing else."""
+class Matcher:
+    """Holds the rows that still wait for their counterpart, and only those."""
 
     def __init__(self) -> None:
-        self._waiting: dict[tuple[Prompt, bool], deque[_Half]] = {}
+        self._waiting: dict[tuple[Prompt, bool], deque[_Waiting]] = {}
 
-    def add(self, raw: RawRow) -> Pair | None:
-        """The pair this row completes, or None while it waits. The pair stands where its later row stands."""
-        assert raw.value is not None
-        prompt, completion, label = _parts(raw)
-        others = self._waiting.get((prompt, not label))
-        if not others:
-            # Values are not kept: a waiting half costs its text, not its row.
-            self._waiting.setdefault((prompt, label), deque()).append(_Half(_light(raw), completion))
+    def add(self, raw: RawRow, labelled: Labelled) -> Iterator[Pair | BadRow]:
+        """What a row completes: a pair, two bad rows where both responses are the same, or nothing yet."""
+        ours = _Waiting(raw.row, raw.file, raw.line, labelled.completion)
+        theirs = self._take(labelled.prompt, not labelled.label)
+        if theirs is None:
+            self._waiting.setdefault((labelled.prompt, labelled.label), deque()).append(ours)
+        elif theirs.completion == ours.completion:
+            for one, other in ((theirs, ours), (ours, theirs)):
+                yield _bad(one, f"identical to the completion with the opposite label (row {other.row})")
+        else:
+            good, bad = (ours, theirs) if labelled.label else (theirs, ours)
+            yield Pair(
+                row=ours.row,
+                prompt=labelled.prompt,
+                chosen=good.completion,
+                rejected=bad.completion,
+                file=ours.file,
+                line=ours.line,
+                rows=(theirs.row, ours.row),
+            )
+
+    def leftovers(self) -> Iterator[BadRow]:
+        """The rows that no other matched, in their order."""
+        left = [(one, label) for (_, label), queue in self._waiting.items() for one in queue]
+        for one, label in sorted(left, key=lambda entry: entry[0].row):
+            came = "true" if label else "false"
+            yield _bad(one, f"no completion with the opposite label for this prompt (here `label` is {came})")
+
+    def _take(self, prompt: Prompt, label: bool) -> _Waiting | None:
+        queue = self._waiting.get((prompt, label))
+        if queue is None:
             return None
-        other = others.popleft()
-        if not others:
-            del self._waiting[prompt, not label]
-        chosen, rejected = (completion, other.completion) if label else (other.completion, completion)
-        responses_differ(chosen, rejected)
-        return Pair(raw.row, prompt, chosen, rejected, raw.file, raw.line, rows=(other.raw.row, raw.row))
-
-    def left(self) -> Iterator[BadRow]:
-        """Responses that found no other half, in row order."""
-        halves = sorted((half.raw for waiting in self._waiting.values() for half in waiting), key=lambda raw: raw.row)
-        for raw in halves:
-            yield BadRow(raw.row, raw.file, raw.line, "no completion with the opposite label for this prompt")
+        first = queue.popleft()
+        if not queue:
+            del self._waiting[prompt, label]
+        return first
 
 
-def _parts(raw: RawRow) -> tuple[Prompt, str, bool]:
-    row = raw.value or {}
-    label = row.get("label")
-    if not isinstance(label, bool):
-        raise RowError(f"`label` must be true or false, found {shorten(label)}")
-    if isinstance(row.get("prompt"), list):
-        prompt: str | tuple[Message, ...] = conversation(row, "prompt")
-        return prompt, one_answer(conversation(row, "completion"), "completion"), label
-    return text(row, "prompt"), text(row, "completion"), label
-
-
-def _light(raw: RawRow) -> RawRow:
-    return RawRow(raw.row, raw.file, raw.line, None)
+def _bad(one: _Waiting, reason: str) -> BadRow:
+    return BadRow(one.row, one.file, one.line, reason)

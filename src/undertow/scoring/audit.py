@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from transformers import PretrainedConfig
 
@@ -23,7 +24,7 @@ from undertow.models.loading import check_max_length, load_config, load_model, l
 from undertow.models.model import Model
 from undertow.models.sources import ModelSource, find_model
 from undertow.scoring.levels import SCORE_VERSION
-from undertow.scoring.prepare import BadRowLog, prepare
+from undertow.scoring.prepare import prepare
 from undertow.scoring.score import part_count, score_parts
 from undertow.scoring.settings import DEFAULT_LEVEL, AuditSettings, Shard, check_level
 from undertow.scoring.spool import TokenSpool
@@ -62,7 +63,8 @@ def audit(
     on_bad_row = pairs.on_bad_row if isinstance(pairs, Pairs) else "stop"
     entries = pairs.entries() if isinstance(pairs, Pairs) else pairs
     watch = watch or Silent()
-    with prepare(entries, encoder, Shard(), on_bad_row, watch) as (spool, _bad):
+    with prepare(entries, encoder, Shard(), on_bad_row, watch) as ready:
+        spool = ready.spool
         watch.phase("scoring", pairs=spool.pairs, tokens=spool.tokens)
         parts = score_parts(
             spool, model, level, batch_tokens=batch_tokens, part_pairs=AuditSettings().part_pairs, watch=watch
@@ -88,7 +90,6 @@ def audit_to_folder(
         InputError: the data, the model, the options or the output folder cannot be used.
     """
     settings, watch = settings or AuditSettings(), watch or Silent()
-    started = time.monotonic()
     store = ScoreStore(Path(out))
     store.check_writable()
     source = find_model(model_name)
@@ -98,15 +99,16 @@ def audit_to_folder(
         check_max_length(source, config, settings.tokens.max_length)
     encoder = PairEncoder(load_tokenizer(source, trust_remote_code=settings.trust_remote_code), settings.tokens)
     pairs = _open(data, settings)
-    with prepare(pairs.entries(), encoder, settings.shard, settings.data.on_bad_row, watch) as (spool, bad):
+    with prepare(pairs.entries(), encoder, settings.shard, settings.data.on_bad_row, watch) as ready:
+        spool, bad = ready.spool, ready.bad
         model = _model(source, config, encoder, settings, watch)
-        identity = _identity(spool, bad, encoder, model, settings)
+        identity = _identity(ready.fingerprint, encoder, model, settings)
         with contextlib.closing(store):
             store.begin(identity, _arguments(data, model_name, settings), overwrite=overwrite)
             if store.finished:
                 watch.note(f"{out} is finished already: nothing was scored again.")
                 return store.summary()
-            _score(store, spool, model, settings, watch)
+            seconds = _score(store, spool, model, settings, watch)
             store.write_skipped(bad)
             summary = {
                 "undertow": undertow.__version__,
@@ -116,7 +118,8 @@ def audit_to_folder(
                 "tokens": encoder.describe(),
                 "model": model.describe() if model else {"name": model_name},
                 "data": {"format": pairs.format, "pairs": spool.pairs, "skipped": bad.count, "tokens": spool.tokens},
-                **summarise(store.read_parts(), time.monotonic() - started, spool.tokens),
+                **summarise(store.read_parts()),
+                "scoring": seconds,
             }
             summary = store.commit(summary)
     if summary["nonfinite"]["count"]:
@@ -161,7 +164,10 @@ def _model(
     return model
 
 
-def _score(store: ScoreStore, spool: TokenSpool, model: Model | None, settings: AuditSettings, watch: Watcher) -> None:
+def _score(
+    store: ScoreStore, spool: TokenSpool, model: Model | None, settings: AuditSettings, watch: Watcher
+) -> dict[str, float]:
+    """Score the parts that are not there yet; what this run did of it, and how fast."""
     done = min(store.finished_parts(), part_count(spool, settings.part_pairs))
     watch.phase("scoring", pairs=spool.pairs, tokens=spool.tokens, done=min(done * settings.part_pairs, spool.pairs))
     tables = score_parts(
@@ -173,18 +179,20 @@ def _score(store: ScoreStore, spool: TokenSpool, model: Model | None, settings: 
         watch=watch,
         first_part=done,
     )
+    started, pairs, tokens = time.monotonic(), 0, 0
     for index, table in enumerate(tables, start=done):
         store.write_part(index, table)
+        pairs += len(table)
+        tokens += sum(pc.sum(table[f"{part}_tokens"]).as_py() for part in ("prompt", "chosen", "rejected"))
+    seconds = time.monotonic() - started
+    return {"pairs": pairs, "seconds": round(seconds, 3), "tokens_per_second": round(tokens / max(seconds, 1e-9), 1)}
 
 
-def _identity(
-    spool: TokenSpool, bad: BadRowLog, encoder: PairEncoder, model: Model | None, settings: AuditSettings
-) -> dict[str, Any]:
+def _identity(data: str, encoder: PairEncoder, model: Model | None, settings: AuditSettings) -> dict[str, Any]:
     """Everything that the numbers depend on: hashes, not names. Two runs with equal identities give equal tables."""
     return {
         "score version": SCORE_VERSION,
-        "data": spool.fingerprint,
-        "skipped rows": bad.count,
+        "data": data,
         "tokenizer and template": encoder.fingerprint,
         "model weights": model.weights_fingerprint() if model else None,
         "level": settings.level,

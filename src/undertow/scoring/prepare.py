@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import tempfile
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from undertow.data.pairs import BadRow, Pair
@@ -43,10 +45,23 @@ class BadRowLog:
         self._file.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a run scores: the pairs of its shard as tokens, the rows set aside, and the fingerprint of *all* the data.
+
+    ``fingerprint`` is a SHA-256 over every input row's number and pair id, whatever the shard: the shards of one data
+    set know each other by it.
+    """
+
+    spool: TokenSpool
+    bad: BadRowLog
+    fingerprint: str
+
+
 @contextlib.contextmanager
 def prepare(
     entries: Iterable[Pair | BadRow], encoder: PairEncoder, shard: Shard, on_bad_row: str, watch: Watcher
-) -> Iterator[tuple[TokenSpool, BadRowLog]]:
+) -> Iterator[Prepared]:
     """Read and tokenise everything into a temporary folder that is gone when the context ends.
 
     Raises:
@@ -57,21 +72,37 @@ def prepare(
     with tempfile.TemporaryDirectory(prefix="undertow-") as folder:
         spool, bad = TokenSpool(Path(folder, "tokens.arrow")), BadRowLog(Path(folder, "bad.jsonl"))
         with contextlib.closing(bad):
-            for entry in entries:
-                if not shard.holds(entry.row):
-                    continue
-                tokens = encoder.encode(entry) if isinstance(entry, Pair) else entry
-                if isinstance(tokens, BadRow):
-                    bad.add(tokens)
-                else:
-                    spool.add(tokens)
-                    watch.advance(pairs=1, tokens=tokens.total)
+            fingerprint = _sort_out(entries, encoder, shard, watch, spool, bad)
             if bad.count and on_bad_row == "stop":
                 raise BadRowsError(bad.first, bad.count)
             if not spool.pairs:
                 raise DataError(_nothing_left(bad, shard))
             spool.close()
-            yield spool, bad
+            yield Prepared(spool, bad, fingerprint)
+
+
+def _sort_out(
+    entries: Iterable[Pair | BadRow],
+    encoder: PairEncoder,
+    shard: Shard,
+    watch: Watcher,
+    spool: TokenSpool,
+    bad: BadRowLog,
+) -> str:
+    """Every entry into the spool or the log of bad rows; returns the fingerprint of all of them."""
+    digest = hashlib.sha256()
+    for entry in entries:
+        known_by = entry.pair_id if isinstance(entry, Pair) else ascii(entry.reason)
+        digest.update(f"{entry.row} {known_by}\n".encode())
+        if not shard.holds(entry.row):
+            continue
+        tokens = encoder.encode(entry) if isinstance(entry, Pair) else entry
+        if isinstance(tokens, BadRow):
+            bad.add(tokens)
+        else:
+            spool.add(tokens)
+            watch.advance(pairs=1, tokens=tokens.total)
+    return digest.hexdigest()
 
 
 def _nothing_left(bad: BadRowLog, shard: Shard) -> str:

@@ -89,7 +89,9 @@ class AuditSettings:
 
     def record(self) -> dict[str, object]:
         """The settings as JSON values."""
-        return {**asdict(self), "shard": str(self.shard)}
+        values = asdict(self)
+        reading, tokens = values.pop("data"), values.pop("tokens")
+        return {**values, "shard": str(self.shard), "reading": reading, "tokens": tokens}
 
 
 def check_level(level: str) -> None:

@@ -6,7 +6,6 @@ read once only, and memory does not grow with the number of pairs, since what st
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,13 +29,12 @@ _NAMES = tuple(_SCHEMA.names)
 
 
 class TokenSpool:
-    """Token pairs in an Arrow file: written once, then read from anywhere, with their count, tokens and fingerprint."""
+    """Token pairs in an Arrow file: written once, then read from anywhere, with their count and tokens."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._writer: pa.RecordBatchFileWriter | None = pa.ipc.new_file(str(path), _SCHEMA)
         self._waiting: list[TokenPair] = []
-        self._digest = hashlib.sha256()
         self._reader: pa.RecordBatchFileReader | None = None
         self.pairs = 0
         self.tokens = 0
@@ -44,7 +42,6 @@ class TokenSpool:
     def add(self, pair: TokenPair) -> None:
         """Append a pair."""
         self._waiting.append(pair)
-        self._digest.update(f"{pair.row} {pair.pair_id}\n".encode())
         self.pairs += 1
         self.tokens += pair.total
         if len(self._waiting) == _BATCH:
@@ -65,11 +62,6 @@ class TokenSpool:
             self._writer.close()
             self._writer = None
         self._reader = pa.ipc.open_file(pa.memory_map(str(self._path)))
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 over the rows and pair ids in their order: the data, as far as it is scored."""
-        return self._digest.hexdigest()
 
     def read(self, begin: int, end: int) -> Iterator[TokenPair]:
         """Pairs ``begin`` to ``end`` (exclusive), in order."""

@@ -12,7 +12,7 @@ QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 SHOWN_ROWS = 10
 
 
-def summarise(table: pa.Table, seconds: float, tokens: int) -> dict[str, Any]:
+def summarise(table: pa.Table) -> dict[str, Any]:
     """The part of ``audit.json`` that is computed from the scores."""
     numeric = [f.name for f in table.schema if pa.types.is_floating(f.type) or f.name.endswith("_tokens")]
     bad_rows = nonfinite_rows(table)
@@ -20,8 +20,6 @@ def summarise(table: pa.Table, seconds: float, tokens: int) -> dict[str, Any]:
         "quantiles": {name: quantiles(table[name]) for name in numeric},
         "truncated": pc.sum(table["truncated"]).as_py() or 0,
         "nonfinite": {"count": len(bad_rows), "rows": bad_rows[:SHOWN_ROWS].tolist()},
-        "seconds": round(seconds, 3),
-        "tokens_per_second": round(tokens / seconds, 1) if seconds > 0 else None,
     }
 
 
