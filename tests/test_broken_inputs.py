@@ -306,7 +306,9 @@ DEEP = b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}\n"
 
 FILES: dict[str, Broken] = {
     "not JSON": Broken("a.jsonl", around(b"{oops}\n"), [0, 1, 3], [(3, "not JSON: Expecting property name")]),
-    "a truncated line": Broken("a.jsonl", around(line(2)[:20] + b"\n"), [0, 1, 3], [(3, "not JSON: Unterminated")]),
+    "a truncated line": Broken(
+        "a.jsonl", around(line(2)[:20] + b"\n"), [0, 1, 3], [(3, "not JSON: Invalid control character at column 21")]
+    ),
     "a line that is a list": Broken("a.jsonl", around(b"[1, 2]\n"), [0, 1, 3], [(3, "the row is a list of 2")]),
     "a line that is a number": Broken("a.jsonl", around(b"7\n"), [0, 1, 3], [(3, "the row is a number (7)")]),
     "a line that is null": Broken("a.jsonl", around(b"null\n"), [0, 1, 3], [(3, "the row is null")]),
@@ -335,7 +337,10 @@ FILES: dict[str, Broken] = {
         "a.jsonl", around(line(2).replace(b"}", b', "a": ' + b"9" * 5000 + b"}")), [0, 1, 2, 3], []
     ),
     "many kinds at once": Broken(
-        "a.jsonl", b"{\n" + around(b"[]\n") + b"\xff\n", [0, 1, 3], [(1, "not JSON"), (4, "a list"), (6, "UTF-8")]
+        "a.jsonl",
+        b"{\n" + around(b"[]\n") + b"\xff\n",
+        [0, 1, 3],
+        [(1, "not JSON"), (4, "an empty list"), (6, "UTF-8")],
     ),
     "truncated gzip": Broken(
         "a.jsonl.gz", gzip_flushed([line(0), line(1)]), [0, 1], [(3, "the gzip data are cut off here")]
@@ -531,10 +536,9 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
     "unknown columns": ("a.jsonl", jsonl([{"question": "a", "good": "b", "bad": "c"}]), "columns question, good, bad"),
     "semicolons": ("a.csv", csv_around(b"").replace(b",", b";"), "not to be separated by commas"),
     "a column twice": ("a.csv", b"prompt,chosen,chosen\na,b,c\n", "has the column `chosen` twice"),
-    "no header": ("a.csv", csv_line(0) * 2, "has the column"),
+    "no header": ("a.csv", csv_line(0) + csv_line(1), "Say which are which with --columns"),
     "a header with an open quote": ("a.csv", b'"prompt,chosen,rejected\na,b,c\n', "no header that can be read"),
 }
-REFUSED["no header"] = ("a.csv", csv_line(0) + csv_line(1), "Say which are which with --columns")
 
 
 @pytest.mark.parametrize(("name", "content", "words"), REFUSED.values(), ids=REFUSED)

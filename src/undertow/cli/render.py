@@ -18,6 +18,7 @@ from undertow.cli.terminal import one_line, plain
 from undertow.data.pairs import Pair
 from undertow.data.reading import read_pairs
 from undertow.data.sources import open_source
+from undertow.scoring.filter import FilterSummary
 from undertow.scoring.store import ScoreStore
 
 BARS = 24
@@ -50,6 +51,22 @@ def print_demo(out: Path, summary: Mapping[str, Any]) -> None:
     _categories(console, scores, by, data)
     print_histogram(console, scores[by].to_numpy(), by)
     print_next(console, data, out, by)
+
+
+def print_filter(out: Path, summary: FilterSummary) -> None:
+    """What a filter kept and dropped."""
+    console = Console(highlight=False, soft_wrap=True)
+    for selector, count in summary.selectors.items():
+        console.print(f"{selector} by {summary.by}: {count:,} pairs", markup=False)
+    table = Table(show_edge=False)
+    for name in ("", "rows", "tokens"):
+        table.add_column(name, justify="right" if name else "left")
+    table.add_row("kept", f"{summary.kept:,}", f"{summary.kept_tokens:,}")
+    table.add_row("dropped", f"{summary.dropped:,}", f"{summary.dropped_tokens:,}")
+    console.print(table)
+    if summary.unscored:
+        console.print(f"{summary.unscored:,} of the dropped rows have no score", markup=False)
+    console.print(f"written: {plain(str(out))}", markup=False)
 
 
 def print_json(summary: Mapping[str, Any]) -> None:

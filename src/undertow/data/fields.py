@@ -101,7 +101,7 @@ def turn(value: object, where: str) -> Message:
     if not isinstance(value, Mapping) or "from" not in value:
         return _message(value, where)
     speaker = value["from"]
-    if speaker not in _SPEAKERS:
+    if not isinstance(speaker, str) or speaker not in _SPEAKERS:
         raise RowError(f"{where} comes from {shown(speaker)}, expected one of {', '.join(_SPEAKERS)}")
     role = _SPEAKERS[speaker]
     return Message(role, _content(value.get("value"), role, f"{where} `value`"))
@@ -165,6 +165,7 @@ def _message(value: object, where: str) -> Message:
     role = value.get("role")
     if not isinstance(role, str) or not role.strip():
         raise MisfitError(f"{where} has {shown(role) if 'role' in value else 'no'} `role`, expected user, assistant, …")
+    checked_text(role, f"{where} `role`")
     if value.get("tool_calls"):
         raise RowError(f"{where} holds tool calls, which cannot be scored as text")
     return Message(role, _content(value.get("content"), role, f"{where} `content`"))

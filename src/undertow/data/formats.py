@@ -171,7 +171,8 @@ def _alpaca_ranking(row: Row) -> Parts:
     # LLaMA-Factory joins instruction and input by one line break.
     prompt: Prompt = _instruction(row, "instruction", "\n")
     history: list[Message] = []
-    for index, exchange in enumerate(row.get("history") or ()):
+    exchanges = items(row, "history", 0) if row.get("history") is not None else ()
+    for index, exchange in enumerate(exchanges):
         where = f"`history[{index}]`"
         if not isinstance(exchange, list | tuple) or len(exchange) != 2:
             raise MisfitError(f"{where} is {shown(exchange)}, expected [what the user said, what the assistant said]")
@@ -248,6 +249,10 @@ def _refuse_identical(chosen: str, rejected: str) -> None:
 def _score(value: object, index: int) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise MisfitError(f"`scores[{index}]` is {shown(value)}, expected a number")
-    if not math.isfinite(value):
+    try:
+        score = float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        score = math.inf
+    if not math.isfinite(score):
         raise RowError(f"`scores[{index}]` is {shown(value)}, expected a finite number")
-    return float(value)
+    return score

@@ -100,7 +100,7 @@ def _object_of(raw: bytes, reader: _Reader) -> tuple[dict[str, Any] | None, str 
     except UnicodeDecodeError as error:
         return None, f"invalid UTF-8 (byte 0x{raw[error.start]:02x} at position {error.start + 1})"
     except json.JSONDecodeError as error:
-        return None, f"not JSON: {error.msg} at column {error.colno}"
+        return None, f"not JSON: {error.msg.removesuffix(' at')} at column {error.colno}"
     except RecursionError:
         return None, "not JSON that can be read: nested too deeply"
     return _checked(value, reader)
@@ -215,7 +215,9 @@ def _element(text: _Text, reader: _Reader) -> tuple[dict[str, Any] | None, str |
 def _syntax_reason(error: json.JSONDecodeError, text: _Text) -> str:
     if error.pos >= len(text.text.rstrip()):
         return "not JSON: the list is never closed, the file seems to be cut off"
-    return f"not JSON: {error.msg} in line {text.line + text.text.count(chr(10), text.at, error.pos)}"
+    return (
+        f"not JSON: {error.msg.removesuffix(' at')} in line {text.line + text.text.count(chr(10), text.at, error.pos)}"
+    )
 
 
 def _refuse_list(raw: bytes, name: str) -> None:

@@ -5,11 +5,13 @@ Compression is told by the content, so a file whose name lies about it is read a
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
+
+import zstandard
 
 from undertow.errors import DataError
 
@@ -17,6 +19,7 @@ _BLOCK = 1 << 16
 # Small, as a packed block can unpack to a thousand times its size.
 _PACKED_BLOCK = 1 << 12
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_DAMAGE = (zlib.error, zstandard.ZstdError)
 _BOM = b"\xef\xbb\xbf"
 _FOREIGN = {
     b"PAR1": "a Parquet file; give it a name that ends in .parquet",
@@ -52,7 +55,7 @@ def blocks(path: Path, name: str) -> Iterator[bytes]:
         raise DataError(f"{name} cannot be opened: {error.strerror}.") from error
     with file:
         try:
-            yield from _as_text(_unpacked(file.read(4), lambda size: file.read(size)), name)
+            yield from _as_text(_unpacked(file), name)
         except OSError as error:
             raise DataError(f"{name} cannot be read: {error.strerror or error}.") from error
 
@@ -72,39 +75,46 @@ def lines(parts: Iterable[bytes]) -> Iterator[bytes]:
         yield b"".join(unfinished)
 
 
-def _unpacked(first: bytes, read: Callable[[int], bytes]) -> Iterator[bytes]:
+def _unpacked(file: IO[bytes]) -> Iterator[bytes]:
+    first = file.read(4)
+    file.seek(0)
     if first.startswith(_GZIP):
-        packed = chain([first], iter(lambda: read(_PACKED_BLOCK), b""))
-        return _decompressed(packed, lambda: zlib.decompressobj(wbits=31), "gzip")
+        return _decompressed(file, lambda: zlib.decompressobj(wbits=31), "gzip")
     if first == _ZSTD:
-        import zstandard
-
-        packed = chain([first], iter(lambda: read(_PACKED_BLOCK), b""))
-        return _decompressed(packed, lambda: zstandard.ZstdDecompressor().decompressobj(), "zstd")
-    return chain([first], iter(lambda: read(_BLOCK), b""))
+        return _decompressed(file, lambda: zstandard.ZstdDecompressor().decompressobj(), "zstd")
+    return iter(lambda: file.read(_BLOCK), b"")
 
 
-def _decompressed(packed: Iterable[bytes], decoder: Callable[[], _Decoder], method: str) -> Iterator[bytes]:
+def _decompressed(file: IO[bytes], decoder: Callable[[], _Decoder], method: str) -> Iterator[bytes]:
     # One decoder per member: gzip and zstd files may be several, one after the other.
-    import zstandard
-
-    unpack: _Decoder | None = None
-    try:
-        for data in packed:
-            rest = data
-            while rest:
-                if unpack is None:
-                    if not rest.strip(b"\0"):  # padding between members and at the end, as tape archives leave it
-                        break
-                    unpack = decoder()
-                yield unpack.decompress(rest)
-                rest = unpack.unused_data if unpack.eof else b""
-                if unpack.eof:
-                    unpack = None
-    except (zlib.error, zstandard.ZstdError) as error:
-        raise BrokenStreamError(f"the {method} data are damaged from here on ({error})") from error
+    unpack, member = None, 0
+    while data := file.read(_PACKED_BLOCK):
+        while data:
+            if unpack is None:
+                if not data.strip(b"\0"):  # padding between members and at the end, as tape archives leave it
+                    break
+                unpack, member = decoder(), file.tell() - len(data)
+            try:
+                unpacked = unpack.decompress(data)
+            except _DAMAGE as error:
+                yield from _salvaged(file, decoder(), member, file.tell() - len(data))
+                raise BrokenStreamError(f"the {method} data are damaged from here on ({error})") from error
+            yield unpacked
+            data = unpack.unused_data if unpack.eof else b""
+            if unpack.eof:
+                unpack = None
     if unpack is not None:
         raise BrokenStreamError(f"the {method} data are cut off here; copy or download the file again")
+
+
+def _salvaged(file: IO[bytes], unpack: _Decoder, member: int, block: int) -> Iterator[bytes]:
+    """What a damaged block, in the member that starts at ``member``, holds before the damage: read byte by byte."""
+    file.seek(member)
+    while (left := block - file.tell()) > 0:
+        unpack.decompress(file.read(min(left, _PACKED_BLOCK)))
+    with contextlib.suppress(*_DAMAGE):
+        while byte := file.read(1):
+            yield unpack.decompress(byte)
 
 
 def _as_text(parts: Iterator[bytes], name: str) -> Iterator[bytes]:
