@@ -65,7 +65,7 @@ def filter(
         kind: [Selector.parse(kind, text).value for text in ([given] if isinstance(given, str) else given or [])]
         for kind, given in zip(KINDS, typed, strict=True)
     }
-    selectors = make_selectors(values)
+    selectors = make_selectors(values)  # type: ignore[arg-type]  # thresholds are checked one by one
     summary = filter_file(
         data,
         scores,

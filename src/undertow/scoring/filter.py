@@ -49,6 +49,8 @@ class Judged:
         self._ids = table["pair_id"]
         self.scores = _numbers(table, by)
         cases = table["case"].to_numpy() if "case" in table.column_names else None
+        if cases is None and any(selector.kind == "drop-case" for selector in selectors):
+            raise OptionError("--drop-case: these scores have no column `case`; it comes with --level unembedding.")
         self.verdict: Verdict = judge(self.scores, selectors, by=by, cases=cases)
         self.keep = self.verdict.keep
         tokens = sum((table[name].to_numpy().astype(np.int64) for name in LENGTHS), np.zeros(len(table), np.int64))

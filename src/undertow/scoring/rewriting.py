@@ -108,11 +108,12 @@ def _kind(path: Path) -> str:
 
 
 def _compressed(stack: ExitStack, file: IO[bytes], path: Path) -> IO[bytes]:
-    if path.suffix == ".gz":  # no time stamp: equal rows give equal bytes
-        return stack.enter_context(gzip.GzipFile(fileobj=file, mode="wb", filename="", mtime=0))  # type: ignore[return-value]
-    if path.suffix == ".zst":
-        return stack.enter_context(zstandard.ZstdCompressor().stream_writer(file, closefd=False))  # type: ignore[no-any-return]
-    return file
+    packed: Any = file
+    if path.suffix == ".gz":  # no name and no time in it: equal rows give equal bytes
+        packed = stack.enter_context(gzip.GzipFile(fileobj=file, mode="wb", filename="", mtime=0))
+    elif path.suffix == ".zst":
+        packed = stack.enter_context(zstandard.ZstdCompressor().stream_writer(file, closefd=False))
+    return packed  # type: ignore[no-any-return]
 
 
 def _write_jsonl(file: IO[bytes], rows: Iterator[RawRow]) -> None:
