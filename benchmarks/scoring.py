@@ -22,9 +22,8 @@ from scipy.stats import spearmanr
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from undertow.data.reading import read_pairs  # noqa: E402
-
 import naive  # noqa: E402
+from undertow.data.reading import read_pairs  # noqa: E402
 from undertow.data.tokens import PairEncoder, TokenPair, TokenSettings  # noqa: E402
 from undertow.maths.similarity import edit_distance  # noqa: E402
 from undertow.models.device import choose_device, choose_dtype, keep_large_blocks  # noqa: E402

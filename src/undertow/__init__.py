@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from undertow import similarity
+    from undertow import entanglement, flow, losses, similarity, tilt
     from undertow.data.pairs import BadRow, Message, Pair
     from undertow.data.reading import read_pairs
     from undertow.data.tokens import TokenSettings
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         OutputError,
         UndertowError,
     )
+    from undertow.losses import Logps
     from undertow.models.loading import load_model
     from undertow.models.model import Model
     from undertow.scoring.audit import audit
@@ -40,6 +41,7 @@ _HOMES = {
     "BadRowsError": "undertow.errors",
     "DataError": "undertow.errors",
     "InputError": "undertow.errors",
+    "Logps": "undertow.losses",
     "Message": "undertow.data.pairs",
     "Model": "undertow.models.model",
     "ModelError": "undertow.errors",
@@ -54,13 +56,14 @@ _HOMES = {
     "read_pairs": "undertow.data.reading",
     "read_scores": "undertow.scoring.shards",
 }
-_MODULES = ("similarity",)
+_MODULES = ("entanglement", "flow", "losses", "similarity", "tilt")
 
 __all__ = [
     "BadRow",
     "BadRowsError",
     "DataError",
     "InputError",
+    "Logps",
     "Message",
     "Model",
     "ModelError",
@@ -71,11 +74,15 @@ __all__ = [
     "UndertowError",
     "__version__",
     "audit",
+    "entanglement",
     "filter_pairs",
+    "flow",
     "load_model",
+    "losses",
     "read_pairs",
     "read_scores",
     "similarity",
+    "tilt",
 ]
 
 

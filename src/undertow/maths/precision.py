@@ -1,0 +1,57 @@
+"""In which floating type sums are taken, and how to keep matrix products in full float32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["as_like", "full_precision", "in_float64", "working_dtype"]
+
+
+def working_dtype(*tensors: Tensor) -> torch.dtype:
+    """The type to compute in: float32, or float64 as soon as one of the tensors has it. bfloat16 is never enough."""
+    dtype = torch.float32
+    for tensor in tensors:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return dtype
+
+
+def in_float64(tensor: Tensor) -> Tensor:
+    """The tensor in float64, on its own device where that has float64, else on the CPU (Apple's GPUs have none)."""
+    return tensor.cpu().double() if tensor.device.type == "mps" else tensor.double()
+
+
+def as_like(value: Tensor | float, like: Tensor) -> Tensor:
+    """A number or tensor in another tensor's type and place; a Python number keeps all its digits on the way."""
+    return torch.as_tensor(value, dtype=like.dtype, device=like.device)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """No TensorFloat-32 and no bfloat16 inside float32 matrix products, whatever the program around has switched on.
+
+    A TF32 product has ten bits of mantissa; the gradients of a confident token are differences far below that. The
+    settings are put back on leaving.
+    """
+    backends = (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None))
+    knobs: list[Any] = [knob for knob in backends if hasattr(knob, "fp32_precision")]
+    if not knobs:  # before torch 2.9 there was this one switch
+        allowed = torch.backends.cuda.matmul.allow_tf32
+        torch.backends.cuda.matmul.allow_tf32 = False
+        try:
+            yield
+        finally:
+            torch.backends.cuda.matmul.allow_tf32 = allowed
+        return
+    before = [k.fp32_precision for k in knobs]
+    try:
+        for knob in knobs:
+            knob.fp32_precision = "ieee"
+        yield
+    finally:
+        for knob, value in zip(knobs, before, strict=True):
+            knob.fp32_precision = value

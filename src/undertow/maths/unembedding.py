@@ -1,0 +1,297 @@
+"""Inner products of log-probability gradients at the unembedding matrix, exactly, from a forward pass alone.
+
+With the residual rows ``R_k`` and hidden embeddings ``h_k`` of a response (see :mod:`undertow.maths.residuals`),
+``∇_W ln π(y|x) = Σ_k R_kᵀ h_k``, so for any two responses
+
+    ``⟨∇_W ln π(y), ∇_W ln π(y')⟩ = Σ_{k,k'} α_{kk'} ⟨h_k, h'_{k'}⟩``,  ``α_{kk'} = ⟨R_k, R'_{k'}⟩``.
+
+These are the α sums of Razin et al. 2024 (arXiv 2410.08847), Theorem 6, without the approximation that leads to CHES.
+The ``hh`` numbers are the same inner products with respect to the hidden embeddings as free parameters, one vector for
+every distinct context. The two have different units: show them side by side, never summed without saying so.
+
+What it cannot say: it is exact for training ``W`` alone. With equal weights a single-token pair never displaces at
+this level; that comes from ``hh``. With tied embeddings this is the gradient of the output role only.
+
+Every function takes the options of :class:`~undertow.maths.residuals.HeadOptions` by name: ``bias``, ``scale``,
+``softcap``, ``chunk``. Nothing larger than ``[N, chunk]``, ``[N, N]``, ``[N, d]`` is made, N = n⁺ + n⁻.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from undertow.maths.precision import full_precision, in_float64
+from undertow.maths.residuals import HeadOptions, residuals, shared_contexts
+
+__all__ = [
+    "PairProducts",
+    "TokenProducts",
+    "accumulate_update",
+    "heatmap",
+    "pair_products",
+    "pair_products_direct",
+    "pull",
+    "sum_products",
+    "token_products",
+]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PairProducts:
+    """One pair's log-probabilities (nats, summed over tokens) and gradient inner products; float64 scalars.
+
+    ``gg_*`` are with respect to ``W`` (theory 4.1), ``hh_*`` to the hidden embeddings as free features (theory 4.2),
+    in the order ++, +−, −−. ``alpha_positive`` is the fraction of the coefficients α⁺ and α⁻ above zero, diagonal
+    included, zeros not positive; None from :func:`pair_products_direct`, which makes no α.
+    """
+
+    logp_chosen: Tensor
+    logp_rejected: Tensor
+    gg_chosen: Tensor
+    gg_cross: Tensor
+    gg_rejected: Tensor
+    hh_chosen: Tensor
+    hh_cross: Tensor
+    hh_rejected: Tensor
+    alpha_positive: Tensor | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenProducts:
+    """One pair, token by token: chosen tokens first, then rejected, N = n⁺ + n⁻ in all; in the working type.
+
+    ``logps``: ``[N]``, ``ln p_k(y_k)``. ``alpha``: ``[N, N]``, ``⟨R_k, R_{k'}⟩``. ``gram``: ``[N, N]``,
+    ``⟨h_k, h_{k'}⟩``. ``pushes``: ``[N, d]``, ``U_k``. ``chosen_tokens``: n⁺. ``shared``: how many leading positions of
+    the two responses have the same context.
+    """
+
+    logps: Tensor
+    alpha: Tensor
+    gram: Tensor
+    pushes: Tensor
+    chosen_tokens: int
+    shared: int
+
+    @property
+    def alpha_chosen(self) -> Tensor:
+        """``α⁺_{kk'} = ⟨R⁺_k, R⁺_{k'}⟩``, ``[n⁺, n⁺]``, in [−2, 2] for a plain head."""
+        return self.alpha[: self.chosen_tokens, : self.chosen_tokens]
+
+    @property
+    def alpha_cross(self) -> Tensor:
+        """``α⁻_{kk'} = ⟨R⁺_k, R⁻_{k'}⟩``, ``[n⁺, n⁻]``, in [−2, 2] for a plain head."""
+        return self.alpha[: self.chosen_tokens, self.chosen_tokens :]
+
+
+def pair_products(
+    chosen_states: Tensor,
+    rejected_states: Tensor,
+    unembedding: Tensor,
+    chosen_ids: Tensor,
+    rejected_ids: Tensor,
+    **head: Unpack[HeadOptions],
+) -> PairProducts:
+    """All inner products of one pair: :func:`sum_products` of its :func:`token_products`.
+
+    Args:
+        chosen_states: ``H⁺``, ``[n⁺, d]``: ``h_{x,y⁺<k}``, k = 1..n⁺, from the state after the last prompt token to
+            the one before the last response token.
+        rejected_states: ``H⁻``, ``[n⁻, d]``, likewise.
+        unembedding: ``W``, ``[V, d]``.
+        chosen_ids: ``[n⁺]``, the response's tokens, the end-of-turn token included when the response has one.
+        rejected_ids: ``[n⁻]``.
+        **head: see :class:`~undertow.maths.residuals.HeadOptions`.
+
+    Raises:
+        ValueError: when a response is empty, or shapes, ids or options do not fit.
+
+    >>> W = torch.tensor([[2.0, 0.0], [4.0, 0.5], [-1.0, 1.0]], dtype=torch.float64)
+    >>> h = torch.tensor([[-0.2, 0.1]], dtype=torch.float64)
+    >>> pair_products(h, h, W, torch.tensor([0]), torch.tensor([1])).gg_chosen.item()  # theory 4.2, instance S
+    0.04318318...
+    """
+    return sum_products(token_products(chosen_states, rejected_states, unembedding, chosen_ids, rejected_ids, **head))
+
+
+@torch.no_grad()
+def token_products(
+    chosen_states: Tensor,
+    rejected_states: Tensor,
+    unembedding: Tensor,
+    chosen_ids: Tensor,
+    rejected_ids: Tensor,
+    **head: Unpack[HeadOptions],
+) -> TokenProducts:
+    """The token level of :func:`pair_products` (same arguments); ``4NVd + 2N²V`` operations."""
+    H, ids = _stack(chosen_states, rejected_states, chosen_ids, rejected_ids)
+    with full_precision():
+        rows = residuals(H, unembedding, ids, **head)
+        alpha = rows.states.new_zeros(len(ids), len(ids))
+        pushes = torch.zeros_like(rows.states)
+        for _, R, W in rows.chunks():
+            alpha.addmm_(R, R.T)
+            pushes.addmm_(R, W)
+        gram = rows.states @ rows.states.T
+    return TokenProducts(rows.logps, alpha, gram, pushes, len(chosen_ids), shared_contexts(chosen_ids, rejected_ids))
+
+
+def sum_products(tokens: TokenProducts) -> PairProducts:
+    """Sums the token level to one number each, in float64."""
+    n = tokens.chosen_tokens
+    weighted = in_float64(tokens.alpha) * in_float64(tokens.gram)
+    logps = in_float64(tokens.logps)
+    positive = torch.cat([tokens.alpha_chosen, tokens.alpha_cross], dim=1) > 0
+    return PairProducts(
+        logp_chosen=logps[:n].sum(),
+        logp_rejected=logps[n:].sum(),
+        gg_chosen=weighted[:n, :n].sum(),
+        gg_cross=weighted[:n, n:].sum(),
+        gg_rejected=weighted[n:, n:].sum(),
+        **_hidden_products(tokens.pushes, n, tokens.shared),
+        alpha_positive=in_float64(positive.sum()) / positive.numel(),
+    )
+
+
+@torch.no_grad()
+def pair_products_direct(
+    chosen_states: Tensor,
+    rejected_states: Tensor,
+    unembedding: Tensor,
+    chosen_ids: Tensor,
+    rejected_ids: Tensor,
+    **head: Unpack[HeadOptions],
+) -> PairProducts:
+    """The same numbers as :func:`pair_products` by the two gradients ``G± = R±ᵀ H±``, a slab of ``W`` at a time.
+
+    ``6NVd`` operations instead of ``4NVd + 2N²V``: cheaper when N > d. It makes no α, so ``alpha_positive`` is None.
+    """
+    n = len(chosen_ids)
+    H, ids = _stack(chosen_states, rejected_states, chosen_ids, rejected_ids)
+    with full_precision():
+        rows = residuals(H, unembedding, ids, **head)
+        pushes = torch.zeros_like(rows.states)
+        gg = [in_float64(rows.states.new_zeros(())) for _ in range(3)]
+        for _, R, W in rows.chunks():
+            pushes.addmm_(R, W)
+            G_w, G_l = R[:n].T @ rows.states[:n], R[n:].T @ rows.states[n:]
+            for i, (left, right) in enumerate(((G_w, G_w), (G_w, G_l), (G_l, G_l))):
+                gg[i] = gg[i] + (in_float64(left) * in_float64(right)).sum()
+    logps = in_float64(rows.logps)
+    return PairProducts(
+        logp_chosen=logps[:n].sum(),
+        logp_rejected=logps[n:].sum(),
+        gg_chosen=gg[0],
+        gg_cross=gg[1],
+        gg_rejected=gg[2],
+        **_hidden_products(pushes, n, shared_contexts(chosen_ids, rejected_ids)),
+        alpha_positive=None,
+    )
+
+
+def heatmap(tokens: TokenProducts, *, cosine: bool = False) -> Tensor:
+    """Which chosen token meets which rejected token: ``[n⁺, n⁻]``, in float64.
+
+    Entry (k, k') is ``α⁻_{kk'}⟨h⁺_k, h⁻_{k'}⟩``; all of them sum to ``gg_cross``. With ``cosine`` it is
+    ``cos(R⁺_k, R⁻_{k'})·cos(h⁺_k, h⁻_{k'})``, the cosine of the two tokens' gradients in ``W``, and 0 where a norm is
+    0. Yuan et al. 2024 (arXiv 2410.13828) show cosines over all parameters: another quantity, say which one it is.
+    """
+    n = tokens.chosen_tokens
+    weighted = in_float64(tokens.alpha) * in_float64(tokens.gram)
+    cross = weighted[:n, n:]
+    if not cosine:
+        return cross
+    norms = weighted.diagonal().sqrt()
+    bound = norms[:n, None] * norms[None, n:]
+    return torch.where(bound > 0, cross / bound, torch.zeros_like(cross))
+
+
+@torch.no_grad()
+def accumulate_update(
+    total: Tensor,
+    states: Sequence[Tensor],
+    unembedding: Tensor,
+    ids: Sequence[Tensor],
+    weights: Sequence[Tensor | float],
+    **head: Unpack[HeadOptions],
+) -> None:
+    """Adds ``Σ_i weights_i·R_iᵀH_i`` to ``total`` in place: a pair's part of the data set's update of ``W``.
+
+    For the mean loss over ``|D|`` pairs (theory 4.3) call it once a pair with the weights ``(d_w, −d_l)`` for its two
+    responses, and divide ``total`` by ``|D|`` at the end: one ``[V, d]`` matrix, however many pairs there are.
+
+    Args:
+        total: ``[V, d]``, float32 or float64, zeros before the first pair.
+        states: the responses' ``[n_i, d]``, usually (chosen, rejected).
+        unembedding: ``W``, ``[V, d]``.
+        ids: the responses' ``[n_i]``.
+        weights: one number a response.
+        **head: see :class:`~undertow.maths.residuals.HeadOptions`.
+
+    Raises:
+        ValueError: when shapes, ids or options do not fit.
+    """
+    if total.shape != unembedding.shape:
+        raise ValueError(f"total must be shaped like W, {tuple(unembedding.shape)}, got {tuple(total.shape)}")
+    with full_precision():
+        rows = residuals(torch.cat(list(states)), unembedding, torch.cat(list(ids)), **head)
+        scales = [rows.states.new_full((len(y),), float(w)) for y, w in zip(ids, weights, strict=True)]
+        weighted = rows.states * torch.cat(scales).unsqueeze(1)
+        for columns, R, _ in rows.chunks():
+            total[columns] += (R.T @ weighted).to(total.device, total.dtype)
+
+
+@torch.no_grad()
+def pull(update: Tensor, states: Tensor, unembedding: Tensor, ids: Tensor, **head: Unpack[HeadOptions]) -> Tensor:
+    """First-order change of ``ln π(y|x)`` per unit learning rate under an update of ``W``: ``Σ_k ⟨R_k, Ḡ h_k⟩``.
+
+    For ``Ḡ`` of a whole data set and a chosen response, the part that its own pair exerts is
+    ``pull_own = (d_w·gg_chosen − d_l·gg_cross)/|D|``; the rest is ``pull_others`` (theory 4.3).
+
+    Args:
+        update: ``Ḡ``, ``[V, d]``, from :func:`accumulate_update`.
+        states: ``[n, d]``, the states that predict the response.
+        unembedding: ``W``, ``[V, d]``.
+        ids: ``[n]``.
+        **head: see :class:`~undertow.maths.residuals.HeadOptions`.
+
+    Returns:
+        A float64 scalar, in nats per unit learning rate.
+
+    Raises:
+        ValueError: when shapes, ids or options do not fit.
+    """
+    if update.shape != unembedding.shape:
+        raise ValueError(f"update must be shaped like W, {tuple(unembedding.shape)}, got {tuple(update.shape)}")
+    with full_precision():
+        rows = residuals(states, unembedding, ids, **head)
+        out = in_float64(rows.states.new_zeros(()))
+        for columns, R, _ in rows.chunks():
+            moved = rows.states @ update[columns].to(R.device, R.dtype).T
+            out = out + in_float64((R * moved).sum(1)).sum()
+    return out
+
+
+def _stack(
+    chosen_states: Tensor, rejected_states: Tensor, chosen_ids: Tensor, rejected_ids: Tensor
+) -> tuple[Tensor, Tensor]:
+    for name, H, ids in (("chosen", chosen_states, chosen_ids), ("rejected", rejected_states, rejected_ids)):
+        if H.ndim != 2 or not len(ids) or len(H) != len(ids):
+            raise ValueError(
+                f"{name}: states must be [n, d] and ids [n] with n ≥ 1, got {tuple(H.shape)} and {tuple(ids.shape)}"
+            )
+    return torch.cat([chosen_states, rejected_states]), torch.cat([chosen_ids, rejected_ids])
+
+
+def _hidden_products(pushes: Tensor, n: int, shared: int) -> dict[str, Tensor]:
+    """Free features: every position has its own vector, except that equal contexts share one (theory 4.2)."""
+    U_w, U_l = in_float64(pushes[:n]), in_float64(pushes[n:])
+    return {
+        "hh_chosen": U_w.square().sum(),
+        "hh_cross": (U_w[:shared] * U_l[:shared]).sum(),
+        "hh_rejected": U_l.square().sum(),
+    }
