@@ -43,3 +43,51 @@ def hidden_scores(model, prompt: Sequence[int], chosen: Sequence[int], rejected:
         "ln_ches": float(S_w @ S_l) / (n_w * n_l) - float(S_w @ S_w) / n_w**2,
         "last_hidden_ip": float(lasts[0] @ lasts[1]),
     }
+
+
+def response_gradients(
+    model, prompt: Sequence[int], response: Sequence[int]
+) -> tuple[float, torch.Tensor, torch.Tensor]:
+    """``ln π(response)`` and its gradients in the unembedding matrix (output role only) and in the states that predict
+    the response, ``[n, d]``: by autograd through the model's own head, soft cap and scale included."""
+    head = model.get_output_embeddings()
+    tied = head.weight
+    head.weight = torch.nn.Parameter(tied.detach().clone())  # without this the input embedding would be in it
+    states: list[torch.Tensor] = []
+
+    def cut(_module, arguments):
+        states.append(arguments[0].detach().clone().requires_grad_())
+        return (states[-1], *arguments[1:])
+
+    hook = head.register_forward_pre_hook(cut)
+    try:
+        with torch.enable_grad():
+            logits = model(input_ids=torch.tensor([[*prompt, *response]], device=model.device), use_cache=False).logits
+            rows = logits[0, len(prompt) - 1 : -1]
+            rows = rows if rows.dtype == torch.float64 else rows.float()
+            logp = rows.log_softmax(-1)[range(len(response)), list(response)].sum()
+            in_weight, in_states = torch.autograd.grad(logp, (head.weight, states[-1]))
+    finally:
+        hook.remove()
+        head.weight = tied
+    return logp.item(), in_weight.double(), in_states[0, len(prompt) - 1 : -1].double()
+
+
+def unembedding_scores(
+    model, prompt: Sequence[int], chosen: Sequence[int], rejected: Sequence[int]
+) -> dict[str, float]:
+    """Inner products of gradients, flattened and multiplied; free features share a vector where contexts are equal."""
+    (logp_w, W_w, U_w), (logp_l, W_l, U_l) = (response_gradients(model, prompt, y) for y in (chosen, rejected))
+    same = 1
+    while same < min(len(chosen), len(rejected)) and chosen[:same] == rejected[:same]:
+        same += 1
+    return {
+        "logp_chosen": logp_w,
+        "logp_rejected": logp_l,
+        "gg_chosen": float((W_w * W_w).sum()),
+        "gg_cross": float((W_w * W_l).sum()),
+        "gg_rejected": float((W_l * W_l).sum()),
+        "hh_chosen": float((U_w * U_w).sum()),
+        "hh_cross": float((U_w[:same] * U_l[:same]).sum()),
+        "hh_rejected": float((U_l * U_l).sum()),
+    }

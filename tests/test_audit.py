@@ -11,6 +11,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -48,7 +49,7 @@ def test_writes_what_the_contract_says(capsys, model: Path, prefs: Path, tmp_pat
     assert summary == json.loads((out / "audit.json").read_text())
     assert sorted(p.name for p in (out / "scores").iterdir()) == [f"part-0000{n}.parquet" for n in range(3)]
     table = ut.read_scores(out)
-    assert table.schema.names == schema("hidden").names
+    assert table.schema.names == schema("unembedding").names
     assert table["row"].to_pylist() == list(range(40))
     assert not (out / "skipped.jsonl").exists()
     assert summary["data"]["pairs"] == 40
@@ -92,6 +93,10 @@ def test_python_and_the_command_line_agree(capsys, model: Path, prefs: Path, tmp
         (["--batch-tokens", 64], "row", False),
         (["--one-at-a-time"], "row", False),
         (["--columns", "prompt=prompt,chosen=rejected,rejected=chosen"], "ches", True),
+        (["--loss", "simpo"], "d_chosen", True),
+        (["--beta", "0.5"], "dlogp_chosen", True),
+        (["--loss", "conservative-dpo", "--loss-args", "epsilon=0.3"], "d_rejected", True),
+        (["--pull"], "row", False),
     ],
 )
 def test_every_option_does_what_it_says(capsys, model, prefs, tmp_path, options, column, changed) -> None:
@@ -103,6 +108,39 @@ def test_every_option_does_what_it_says(capsys, model, prefs, tmp_path, options,
     assert (a[column].to_pylist() != b[column].to_pylist()) == changed
     if not changed:
         assert b["ln_ches"].to_pylist() == pytest.approx(a["ln_ches"].to_pylist(), rel=1e-4, abs=1e-4)
+
+
+def test_a_reference_changes_the_weights_and_is_part_of_the_key(capsys, model, prefs, tmp_path) -> None:
+    other = tiny_folder(tmp_path / "other", "llama-tied")
+    base = ["audit", prefs, "--model", model, "--max-length", 400, "--dtype", "float32"]
+    for out, options in (("own", []), ("ref", ["--ref", other])):
+        code, _, err = run(capsys, *base, *options, "--out", tmp_path / out)
+        assert code == 0, err
+    own, ref = (ut.read_scores(tmp_path / out) for out in ("own", "ref"))
+    assert set(own["d_chosen"].to_pylist()) == {0.05}
+    assert len(set(ref["d_chosen"].to_pylist())) == 40
+    assert own["gg_chosen"].equals(ref["gg_chosen"])
+    code, _, err = run(capsys, *base, "--ref", model, "--out", tmp_path / "ref")
+    assert code == 2
+    assert "reference weights" in err
+
+
+def test_a_reference_of_other_tokens_is_refused(capsys, model, prefs, tmp_path, smollm2_folder) -> None:
+    code, _, err = run(
+        capsys,
+        "audit",
+        prefs,
+        "--model",
+        model,
+        "--ref",
+        smollm2_folder,
+        "--max-length",
+        400,
+        "--out",
+        tmp_path / "out",
+    )
+    assert code == 2
+    assert "another vocabulary" in err
 
 
 def test_level_text_has_no_scores_of_a_model_and_needs_no_weights(
@@ -237,6 +275,66 @@ def test_killed_at_random_moments_and_started_again(model: Path, tmp_path: Path)
     assert not list(out.rglob("*.tmp"))
 
 
+def test_killed_with_pull_in_either_pass_and_started_again(model: Path, tmp_path: Path) -> None:
+    """The same with two passes: the sum over the data set and the parts never fall apart, the bytes are the same."""
+    data = write_jsonl(tmp_path / "prefs.jsonl", some_rows(160))
+    base = ["audit", data, "--model", model, "--max-length", 400, "--part-pairs", 8, "--batch-tokens", 512, "--quiet"]
+    base += ["--pull"]
+    undisturbed, out = tmp_path / "undisturbed", tmp_path / "out"
+    spawn(*base, "--out", undisturbed).join()
+    draw = random.Random(1)
+    seen: set[str] = set()
+    for target in (1, 4, 9, 13, 20, 20, 20):
+        process = spawn(*base, "--out", out)
+        while process.is_alive() and len(list(out.glob("scores/part-*.parquet"))) < target:
+            time.sleep(0.001)
+        time.sleep(draw.uniform(0, 0.03))
+        process.kill()
+        process.join()
+        if process.exitcode == -signal.SIGKILL:
+            parts = [pq.read_table(part) for part in sorted(out.glob("scores/part-*.parquet"))]
+            full = [not part["pull_own"].null_count for part in parts]
+            seen.add("second" if len(parts) == 20 and any(full) else "first")
+    assert "first" in seen
+    spawn(*base, "--out", out).join()
+    assert digest(out) == digest(undisturbed)
+    assert not list(out.rglob("*.tmp"))
+    assert not list(out.glob("update-*"))
+
+
+def test_pull_adds_up_and_goes_on_in_the_second_pass(capsys, model: Path, tmp_path: Path, monkeypatch) -> None:
+    data = write_jsonl(tmp_path / "prefs.jsonl", some_rows(24))
+    base = ["audit", data, "--model", model, "--max-length", 400, "--dtype", "float32", "--part-pairs", 5, "--pull"]
+    assert run(capsys, *base, "--out", tmp_path / "whole")[0] == 0
+    from undertow.scoring import audit as module
+
+    plain, calls = module.add_pull, []
+
+    def stop_at_third(*args, **kwargs):
+        calls.append(args[1])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(module, "add_pull", stop_at_third)
+    assert run(capsys, *base, "--out", tmp_path / "out")[0] == 130
+    assert not (tmp_path / "out" / "audit.json").exists()
+    code, stdout, err = run(capsys, *base, "--out", tmp_path / "out")
+    assert code == 0, err
+    assert calls == [0, 1, 2, 2, 3, 4]
+    assert digest(tmp_path / "out") == digest(tmp_path / "whole")
+    assert "Under the whole data set's gradient" in stdout
+    table = ut.read_scores(tmp_path / "out")
+    own = np.array(table["dlogp_chosen"]) / 24
+    assert np.allclose(table["pull_own"], own)
+    in_memory = ut.audit(
+        ut.read_pairs(data), ut.load_model(str(model), dtype="float32"), pull=True,
+        tokens=ut.TokenSettings(max_length=400),
+    )  # fmt: skip
+    for name in ("pull_own", "pull_others", "pull_rejected_own", "pull_rejected_others"):
+        assert np.allclose(in_memory[name], table[name], rtol=1e-3, atol=1e-3), name
+
+
 def test_interrupt_leaves_the_folder_resumable(model: Path, tmp_path: Path) -> None:
     data = write_jsonl(tmp_path / "prefs.jsonl", some_rows(600))
     arguments = ["audit", data, "--model", model, "--max-length", 400, "--part-pairs", 25, "--out", tmp_path / "out"]
@@ -311,8 +409,20 @@ def test_full_disk_is_said_and_the_run_goes_on_later(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--level", "unembedding"], "not built yet"),
-        (["--level", "deep"], "expected one of text, hidden"),
+        (["--level", "gradient"], "not built yet"),
+        (["--level", "deep"], "expected one of text, hidden, unembedding"),
+        (["--loss", "dop"], "did you mean dpo"),
+        (["--loss", "rebel", "--loss-args", "eta=1"], "reward model's scores"),
+        (["--loss", "rrhf", "--beta", "0.1"], "has no beta"),
+        (["--beta", "-1"], "beta must be a number in (0, inf)"),
+        (["--loss-args", "alpha"], "expected NAME=VALUE"),
+        (["--loss-args", "alpha=1"], "no parameter 'alpha'"),
+        (["--loss", "r-dpo", "--loss-args", "alpha=1,alpha=2"], "given twice"),
+        (["--beta", "1", "--loss-args", "beta=1"], "give one of the two"),
+        (["--level", "hidden", "--pull"], "--pull: it needs --level unembedding"),
+        (["--level", "text", "--ref", "demo"], "--ref: it needs --level unembedding"),
+        (["--pull", "--shard", "1/2"], "--pull: it is the pull of the whole data set"),
+        (["--ref", "/nowhere/at/all"], "/nowhere/at/all"),
         (["--max-length", 4000], "beyond the 512 positions"),
         (["--shard", "4/3"], "--shard 4/3"),
         (["--shard", "x"], "expected I/N"),

@@ -10,7 +10,7 @@ import torch
 import naive
 from tiny import FAMILIES, random_pairs, tiny_hf, tiny_model
 from undertow.scoring.levels import schema
-from undertow.scoring.score import score_rows
+from undertow.scoring.score import Scorer, score_rows
 from undertow.scoring.watch import Silent
 
 SCORES = ("ches", "ln_ches", "last_hidden_ip")
@@ -18,7 +18,7 @@ PAIRS = random_pairs(12)
 
 
 def scores(model, pairs, batch_tokens=4096, level="hidden"):
-    rows = score_rows(pairs, model, level, batch_tokens=batch_tokens, watch=Silent())
+    rows = score_rows(pairs, Scorer(level, model, batch_tokens=batch_tokens), Silent())
     return {row["row"]: row for row in rows}
 
 

@@ -234,7 +234,9 @@ def test_pull_is_the_sum_of_pairwise_inner_products() -> None:
     weights = [(0.05, 0.04), (0.07, 0.01), (-0.02, 0.03), (0.0, 0.06)]
     total = torch.zeros_like(W_r)
     for (H_w, H_l, _, ids_w, ids_l), (d_w, d_l) in zip(pairs, weights, strict=True):
-        accumulate_update(total, (H_w, H_l), W_r, (ids_w, ids_l), (d_w, -d_l), chunk=3)
+        rows = residuals(torch.cat([H_w, H_l]), W_r, torch.cat([ids_w, ids_l]), chunk=3)
+        signed = torch.tensor([d_w] * len(ids_w) + [-d_l] * len(ids_l), dtype=torch.float64)
+        accumulate_update(total, rows, signed)
     total /= len(pairs)
     for i, (H_w, _, _, ids_w, _) in enumerate(pairs):
         parts = []
@@ -242,7 +244,7 @@ def test_pull_is_the_sum_of_pairwise_inner_products() -> None:
             same = pair_products(H_w, J_w, W_r, ids_w, jds_w).gg_cross.item()
             other = pair_products(H_w, J_l, W_r, ids_w, jds_l).gg_cross.item()
             parts.append((d_w * same - d_l * other) / len(pairs))
-        assert pull(total, H_w, W_r, ids_w, chunk=4).item() == pytest.approx(sum(parts), rel=1e-9), i
+        assert pull(total, residuals(H_w, W_r, ids_w, chunk=4)).sum().item() == pytest.approx(sum(parts), rel=1e-9), i
         d_w, d_l = weights[i]
         own = pair_products(*pairs[i][:2], W_r, *pairs[i][3:])
         assert parts[i] == pytest.approx((d_w * own.gg_chosen - d_l * own.gg_cross).item() / len(pairs), rel=1e-9)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from undertow.scoring.audit import audit
     from undertow.scoring.filter import filter_pairs
     from undertow.scoring.shards import read_scores
+    from undertow.scoring.whatif import what_if
 
 # Where each public name lives. They are imported at first use: torch and transformers take seconds, which `--help`
 # and a caught typing error should not cost.
@@ -55,6 +56,7 @@ _HOMES = {
     "load_model": "undertow.models.loading",
     "read_pairs": "undertow.data.reading",
     "read_scores": "undertow.scoring.shards",
+    "what_if": "undertow.scoring.whatif",
 }
 _MODULES = ("entanglement", "flow", "losses", "similarity", "tilt")
 
@@ -83,6 +85,7 @@ __all__ = [
     "read_scores",
     "similarity",
     "tilt",
+    "what_if",
 ]
 
 

@@ -14,7 +14,11 @@ EPILOG = """[bold]Examples[/bold]
 
 undertow audit prefs.jsonl --model HuggingFaceTB/SmolLM2-135M-Instruct --out scores
 
-undertow audit prefs.parquet --model ./my-model --out scores --on-bad-row skip --json
+undertow audit prefs.jsonl --model ./sft --loss simpo --beta 2 --loss-args gamma=1 --pull --out scores
+
+undertow audit prefs.jsonl --model ./checkpoint-500 --ref ./sft --out scores-500
+
+undertow audit prefs.parquet --model ./my-model --level hidden --out scores --on-bad-row skip --json
 
 zcat prefs.jsonl.gz | undertow audit - --model ./my-adapter --out scores --limit 1000
 """
@@ -26,8 +30,25 @@ def audit(
     model: o.Model,
     out: o.Out,
     level: Annotated[
-        str, typer.Option("--level", help="text (no model is run) or hidden (CHES); a level includes those before it.")
-    ] = "hidden",
+        str,
+        typer.Option(
+            "--level",
+            help="text (no model is run), hidden (CHES, fastest) or unembedding (exact inner products); a level "
+            "includes those before it.",
+        ),
+    ] = "unembedding",
+    loss: o.Loss = "dpo",
+    beta: o.Beta = None,
+    loss_args: o.LossArgs = None,
+    ref: o.Ref = None,
+    pull: Annotated[
+        bool,
+        typer.Option(
+            "--pull",
+            help="Also how the whole data set's gradient moves each pair; a second pass.",
+            rich_help_panel=o.LOSS,
+        ),
+    ] = False,
     format: o.Format = None,
     columns: o.Columns = None,
     split: o.Split = None,
@@ -69,10 +90,13 @@ def audit(
     from undertow.data.tokens import TokenSettings
     from undertow.models.device import keep_large_blocks
     from undertow.scoring.audit import audit_to_folder
-    from undertow.scoring.settings import AuditSettings, DataSettings, Shard
+    from undertow.scoring.settings import AuditSettings, DataSettings, LossSettings, Shard
 
     settings = AuditSettings(
         level=level,
+        loss=LossSettings(loss, beta, LossSettings.parse_args(loss_args or [])),
+        ref=ref,
+        pull=pull,
         data=DataSettings(
             format=format,
             columns=parse_columns(columns) if columns else None,

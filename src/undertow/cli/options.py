@@ -9,7 +9,7 @@ import typer
 
 from undertow.errors import OptionError
 
-DATA, MODEL, SHARED, SPEED = "Data", "Model", "Shared", "Speed and size"
+DATA, MODEL, LOSS, SHARED, SPEED = "Data", "Model", "Loss", "Shared", "Speed and size"
 
 Data = Annotated[
     str,
@@ -29,6 +29,21 @@ Model = Annotated[
     ),
 ]
 Out = Annotated[Path, typer.Option("--out", help="Folder to write.", show_default=False)]
+Loss = Annotated[
+    str,
+    typer.Option("--loss", help="dpo, ipo, simpo, cpo, kto-pair, … (docs/losses.md lists all).", rich_help_panel=LOSS),
+]
+Beta = Annotated[
+    float | None, typer.Option("--beta", help="β; the loss's published value when not given.", rich_help_panel=LOSS)
+]
+LossArgs = Annotated[
+    list[str] | None,
+    typer.Option("--loss-args", help="Other parameters, NAME=VALUE[,NAME=VALUE…].", rich_help_panel=LOSS),
+]
+Ref = Annotated[
+    str | None,
+    typer.Option("--ref", help="Reference model; the audited model when not given.", rich_help_panel=LOSS),
+]
 Format = Annotated[
     str | None,
     typer.Option("--format", help="Layout of a row; recognised by itself when not given.", rich_help_panel=DATA),

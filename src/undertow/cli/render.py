@@ -20,10 +20,19 @@ from undertow.data.reading import read_pairs
 from undertow.data.sources import open_source
 from undertow.scoring.filter import FilterSummary
 from undertow.scoring.store import ScoreStore
+from undertow.scoring.whatif import PREDICTORS, best_predictor
 
 BARS = 24
 SHOWN_PAIRS = 5
 LENGTHS = ("chosen_tokens", "rejected_tokens")
+CASES = {
+    "1": "chosen up, rejected down",
+    "2": "both down",
+    "3": "both up",
+    "4": "chosen down, rejected up",
+    "0": "no gradient",
+    "-1": "unknown: a number is not finite",
+}
 
 
 def print_audit(out: Path, summary: Mapping[str, Any]) -> None:
@@ -31,7 +40,8 @@ def print_audit(out: Path, summary: Mapping[str, Any]) -> None:
     console, scores = Console(highlight=False), ScoreStore(out).read_parts()
     _head(console, out, summary)
     _quantiles(console, summary["quantiles"])
-    by = filter_column(scores)
+    _displacement(console, summary)
+    by = best_predictor(scores.column_names)
     print_histogram(console, scores[by].to_numpy(), by)
     print_extremes(console, scores, by)
     if summary["data"]["skipped"]:
@@ -46,7 +56,8 @@ def print_demo(out: Path, summary: Mapping[str, Any]) -> None:
     console, scores = Console(highlight=False), ScoreStore(out).read_parts()
     data = str(summary["arguments"]["data"])
     _head(console, out, summary)
-    by = filter_column(scores)
+    _displacement(console, summary)
+    by = best_predictor(scores.column_names)
     print_extremes(console, scores, by, {pair.row: pair for pair in read_pairs(data)})
     _categories(console, scores, by, data)
     print_histogram(console, scores[by].to_numpy(), by)
@@ -74,14 +85,9 @@ def print_json(summary: Mapping[str, Any]) -> None:
     print(json.dumps(summary, ensure_ascii=True, allow_nan=False), flush=True)
 
 
-def filter_column(scores: pa.Table) -> str:
-    """The column to filter by: the best predictor the table has."""
-    return "ln_ches" if "ln_ches" in scores.column_names else "edit_distance"
-
-
 def print_next(console: Console, data: str, out: Path, by: str) -> None:
     """The command to type next."""
-    drop = "--drop-highest" if by == "ln_ches" else "--drop-lowest"  # alike responses displace: high CHES, low distance
+    drop = f"--drop-{PREDICTORS[by]}"
     source = "prefs.jsonl" if data == "-" else data
     command = ["undertow", "filter", source, "--scores", str(out), "--by", by, drop, "10%", "--out", "filtered.jsonl"]
     console.print("\nNext: leave out the pairs that displace most")
@@ -109,11 +115,11 @@ def print_extremes(console: Console, scores: pa.Table, by: str, pairs: Mapping[i
     count = min(SHOWN_PAIRS, len(order) // 2)
     if not count:
         return
-    most, least = ("most", "least") if by != "edit_distance" else ("least", "most")  # alike is what displaces
-    for title, chosen in ((f"{most} displacing", order[::-1][:count]), (f"{least} displacing", order[:count])):
+    order = order if PREDICTORS[by] == "lowest" else order[::-1]
+    for title, chosen in (("most displacing", order[:count]), ("least displacing", order[::-1][:count])):
         table = Table(title=f"{count} pairs expected {title}, by {by}", title_justify="left", show_edge=False)
         # On a terminal of 80 columns there is room for the text or for the lengths.
-        wanted = ("row", by, "edit_distance") if pairs else ("row", by, "ches", "edit_distance", *LENGTHS)
+        wanted = ("row", by, "ln_ches") if pairs else ("row", by, "case", "ln_ches", "edit_distance", *LENGTHS)
         names = [name for name in dict.fromkeys(wanted) if name in scores.schema.names]
         for name in names:
             table.add_column(name, justify="right", no_wrap=True)
@@ -156,6 +162,24 @@ def _quantiles(console: Console, quantiles: Mapping[str, Mapping[str, float] | N
     for name, values in shown.items():
         table.add_row(name, *(_number(value) for value in values.values()))
     console.print(table)
+
+
+def _displacement(console: Console, summary: Mapping[str, Any]) -> None:
+    """What one step does to the two log-probabilities, to first order: pairs of each case, and how many chosen fall."""
+    if "cases" not in summary:
+        return
+    table = Table(title="\nOne step on the pair alone, to first order", title_justify="left", show_edge=False)
+    for name, align in (("case", "left"), ("unembedding", "right"), ("with free hidden embeddings", "right")):
+        table.add_column(name, justify=align)  # type: ignore[arg-type]
+    own, free = summary["cases"]["case"], summary["cases"]["free_case"]
+    for code, meaning in CASES.items():
+        if code in own or code in free:
+            table.add_row(f"{code} {meaning}", f"{own.get(code, 0):,}", f"{free.get(code, 0):,}")
+    console.print(table)
+    pairs, displaced = summary["data"]["pairs"], summary["displaced"]
+    if "pull" in displaced:
+        share = displaced["pull"] / pairs
+        console.print(f"Under the whole data set's gradient {displaced['pull']:,} chosen responses fall ({share:.0%}).")
 
 
 def _categories(console: Console, scores: pa.Table, by: str, data: str) -> None:

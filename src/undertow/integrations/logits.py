@@ -30,10 +30,10 @@ class CombinedLogitsProcessor(LogitsProcessor):  # type: ignore[misc] # transfor
 
     Args:
         reference: a causal language model with the policy's tokenizer, in evaluation mode, on any device.
-        policy_weight: ``A``. ``A − B = 1`` keeps the temperature; ``A > 1`` goes beyond the policy. reference_weight:
-        ``B``. With 0 the reference is never run. attention_mask: ``[prompts, T]``, the mask given to ``generate``;
-        needed when the prompts are padded (on the left).
-            With one, make a new processor for every call.
+        policy_weight: ``A``. ``A − B = 1`` keeps the temperature; ``A > 1`` goes beyond the policy.
+        reference_weight: ``B``. With 0 the reference is never run.
+        attention_mask: ``[prompts, T]``, the mask given to ``generate``; needed when the prompts are padded (on the
+            left). With one, make a new processor for every call.
 
     Raises:
         OptionError: when a weight is not finite, or the mask does not fit the prompts.

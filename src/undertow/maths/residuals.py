@@ -18,25 +18,34 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from undertow.maths.precision import working_dtype
+from undertow.maths.precision import full_precision, working_dtype
 
-__all__ = ["DEFAULT_CHUNK", "HeadOptions", "Residuals", "common_prefix", "residuals", "shared_contexts"]
+__all__ = ["HeadOptions", "Residuals", "common_prefix", "residuals", "shared_contexts"]
 
-DEFAULT_CHUNK = 8192
+CHUNK_ENTRIES = 2**22
+"""Entries of one temporary ``[N, chunk]``: 16 MB in float32. Larger ones make no product faster."""
+
+WIDEST_CHUNK = 16_384
+"""For few tokens: a chunk of ``W`` in another type than the working type is copied, ``[chunk, d]``."""
+
+KEPT_ENTRIES = 2**25
+"""Entries of logits kept from the first pass over the vocabulary for the second: 128 MB in float32. It saves a third
+of the products where all fit (600 tokens, a vocabulary of 50,000)."""
 
 
 class HeadOptions(TypedDict, total=False):
     """What may follow the product ``W h`` in a head, and how much of the vocabulary is looked at in one go.
 
     ``bias``: ``[V]`` or None. ``scale``: the factor ``s`` on all logits (Cohere, Granite), 1 by default. ``softcap``:
-    ``C`` of the soft cap (Gemma 2), None for none. ``chunk``: vocabulary entries at a time; the memory of a call is
-    ``O(N·chunk + N² + N·d)``, the result does not depend on it.
+    ``C`` of the soft cap (Gemma 2), None for none. ``chunk``: vocabulary entries at a time, None (the default) for as
+    many as make a temporary of 16 MB; the memory of a call is ``O(N·chunk + N² + N·d)`` and up to 128 MB of logits that
+    are kept from one pass over the vocabulary to the next. The result does not depend on it.
     """
 
     bias: Tensor | None
     scale: float
     softcap: float | None
-    chunk: int
+    chunk: int | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,14 +66,17 @@ class Residuals:
     logps: Tensor
     misses: Tensor
     log_normalisers: Tensor
+    kept: tuple[Tensor, ...]
 
     def chunks(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Yields ``(columns, R[:, columns], W[columns])`` over the vocabulary, in the working type."""
-        for columns, weights, u in _pre_activations(self.states, self.unembedding, self.bias, self.chunk):
+        for columns, weights, u in _pre_activations(self.states, self.unembedding, self.bias, self.chunk, self.kept):
             rows = (_logits(u, self.scale, self.softcap) - self.log_normalisers.unsqueeze(1)).exp_().neg_()
             inside, at = _targets(self.tokens, columns)
             rows.scatter_(1, at, torch.where(inside, self.misses.unsqueeze(1), rows.gather(1, at)))
-            yield columns, rows.mul_(_slope(u, self.scale, self.softcap)), weights
+            if self.softcap is not None or self.scale != 1.0:
+                rows.mul_(_slope(u, self.scale, self.softcap))
+            yield columns, rows, weights
 
     def rows(self) -> Tensor:
         """All of ``R``, ``[N, V]``: for small N only."""
@@ -86,7 +98,7 @@ def residuals(
     bias: Tensor | None = None,
     scale: float = 1.0,
     softcap: float | None = None,
-    chunk: int = DEFAULT_CHUNK,
+    chunk: int | None = None,
 ) -> Residuals:
     """First pass over the vocabulary: the log-probabilities of the tokens and all that their residual rows need.
 
@@ -104,17 +116,23 @@ def residuals(
     H, W = states.detach().to(dtype), unembedding.detach()
     ids = tokens.to(H.device, torch.long)
     b = None if bias is None else bias.detach().to(H.device, dtype)
+    width = chunk or max(1, min(CHUNK_ENTRIES // len(H), WIDEST_CHUNK))
+    kept: list[Tensor] = []
     # All of the vocabulary but the target: 1 − p(y) = exp(rest − lse) keeps its digits when p(y) is nearly 1, where
     # 1 − 2p + Σp² and even expm1(ln p) lose them.
     rest = torch.full((len(H),), -math.inf, dtype=dtype, device=H.device)
     target = torch.zeros_like(rest)
-    for columns, _, u in _pre_activations(H, W, b, chunk):
-        z = _logits(u, scale, softcap)
-        inside, at = _targets(ids, columns)
-        here = z.gather(1, at)
-        target = torch.where(inside.squeeze(1), here.squeeze(1), target)
-        z = z.scatter(1, at, torch.where(inside, torch.full_like(here, -math.inf), here))
-        rest = torch.logaddexp(rest, z.logsumexp(1))
+    with full_precision():
+        for columns, _, u in _pre_activations(H, W, b, width):
+            if (len(kept) + 1) * width * len(H) <= KEPT_ENTRIES:
+                kept.append(u)
+            z = _logits(u, scale, softcap)
+            inside, at = _targets(ids, columns)
+            here = z.gather(1, at)
+            target = torch.where(inside.squeeze(1), here.squeeze(1), target)
+            z.scatter_(1, at, torch.where(inside, torch.full_like(here, -math.inf), here))
+            rest = torch.logaddexp(rest, z.logsumexp(1))
+            z.scatter_(1, at, here)  # z may be u itself, which is kept
     return Residuals(
         states=H,
         unembedding=W,
@@ -122,10 +140,11 @@ def residuals(
         bias=b,
         scale=scale,
         softcap=softcap,
-        chunk=chunk,
+        chunk=width,
         logps=logsigmoid(target - rest),
         misses=torch.sigmoid(rest - target),
         log_normalisers=torch.logaddexp(rest, target),
+        kept=tuple(kept),
     )
 
 
@@ -141,12 +160,17 @@ def shared_contexts(chosen_ids: Tensor, rejected_ids: Tensor) -> int:
     return min(1 + common_prefix(chosen_ids, rejected_ids), len(chosen_ids), len(rejected_ids))
 
 
-def _pre_activations(H: Tensor, W: Tensor, bias: Tensor | None, chunk: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    for start in range(0, len(W), chunk):
+def _pre_activations(
+    H: Tensor, W: Tensor, bias: Tensor | None, chunk: int, kept: tuple[Tensor, ...] = ()
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    for index, start in enumerate(range(0, len(W), chunk)):
         columns = slice(start, min(start + chunk, len(W)))
         weights = W[columns].to(H.device, H.dtype)
-        u = H @ weights.T
-        yield columns, weights, u if bias is None else u + bias[columns]
+        if index < len(kept):
+            yield columns, weights, kept[index]
+        else:
+            u = H @ weights.T
+            yield columns, weights, u if bias is None else u.add_(bias[columns])
 
 
 def _logits(u: Tensor, scale: float, softcap: float | None) -> Tensor:
@@ -173,7 +197,7 @@ def _check(
     bias: Tensor | None,
     scale: float,
     softcap: float | None,
-    chunk: int,
+    chunk: int | None,
 ) -> None:
     if states.ndim != 2 or unembedding.ndim != 2 or states.shape[1] != unembedding.shape[1]:
         raise ValueError(
@@ -193,5 +217,5 @@ def _check(
         raise ValueError(f"scale must be positive and finite, got {scale}")
     if softcap is not None and not softcap > 0:
         raise ValueError(f"softcap must be positive, or None for none, got {softcap}")
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least 1, got {chunk}")
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk must be at least 1, or None, got {chunk}")

@@ -12,13 +12,13 @@ every distinct context. The two have different units: show them side by side, ne
 What it cannot say: it is exact for training ``W`` alone. With equal weights a single-token pair never displaces at
 this level; that comes from ``hh``. With tied embeddings this is the gradient of the output role only.
 
-Every function takes the options of :class:`~undertow.maths.residuals.HeadOptions` by name: ``bias``, ``scale``,
-``softcap``, ``chunk``. Nothing larger than ``[N, chunk]``, ``[N, N]``, ``[N, d]`` is made, N = n⁺ + n⁻.
+The functions of a pair take the options of :class:`~undertow.maths.residuals.HeadOptions` by name: ``bias``,
+``scale``, ``softcap``, ``chunk``; the others take the rows. Nothing larger than ``[N, chunk]``, ``[N, N]``, ``[N, d]``
+and the kept logits is made, N = n⁺ + n⁻.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Unpack
 
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from undertow.maths.precision import full_precision, in_float64
-from undertow.maths.residuals import HeadOptions, residuals, shared_contexts
+from undertow.maths.residuals import HeadOptions, Residuals, residuals, shared_contexts
 
 __all__ = [
     "PairProducts",
@@ -35,6 +35,7 @@ __all__ = [
     "heatmap",
     "pair_products",
     "pair_products_direct",
+    "products_of",
     "pull",
     "sum_products",
     "token_products",
@@ -129,15 +130,28 @@ def token_products(
 ) -> TokenProducts:
     """The token level of :func:`pair_products` (same arguments); ``4NVd + 2N²V`` operations."""
     H, ids = _stack(chosen_states, rejected_states, chosen_ids, rejected_ids)
+    rows = residuals(H, unembedding, ids, **head)
+    return products_of(rows, len(chosen_ids), shared_contexts(chosen_ids, rejected_ids))
+
+
+@torch.no_grad()
+def products_of(rows: Residuals, chosen_tokens: int, shared: int) -> TokenProducts:
+    """The products of residual rows that are at hand: chosen tokens first, then rejected ones.
+
+    Args:
+        rows: of ``N = n⁺ + n⁻`` tokens.
+        chosen_tokens: n⁺.
+        shared: how many leading positions of the two responses have the same context
+            (:func:`~undertow.maths.residuals.shared_contexts`).
+    """
     with full_precision():
-        rows = residuals(H, unembedding, ids, **head)
-        alpha = rows.states.new_zeros(len(ids), len(ids))
+        alpha = rows.states.new_zeros(len(rows.tokens), len(rows.tokens))
         pushes = torch.zeros_like(rows.states)
         for _, R, W in rows.chunks():
             alpha.addmm_(R, R.T)
             pushes.addmm_(R, W)
         gram = rows.states @ rows.states.T
-    return TokenProducts(rows.logps, alpha, gram, pushes, len(chosen_ids), shared_contexts(chosen_ids, rejected_ids))
+    return TokenProducts(rows.logps, alpha, gram, pushes, chosen_tokens, shared)
 
 
 def sum_products(tokens: TokenProducts) -> PairProducts:
@@ -172,8 +186,8 @@ def pair_products_direct(
     """
     n = len(chosen_ids)
     H, ids = _stack(chosen_states, rejected_states, chosen_ids, rejected_ids)
+    rows = residuals(H, unembedding, ids, **head)
     with full_precision():
-        rows = residuals(H, unembedding, ids, **head)
         pushes = torch.zeros_like(rows.states)
         gg = [in_float64(rows.states.new_zeros(())) for _ in range(3)]
         for _, R, W in rows.chunks():
@@ -211,68 +225,56 @@ def heatmap(tokens: TokenProducts, *, cosine: bool = False) -> Tensor:
 
 
 @torch.no_grad()
-def accumulate_update(
-    total: Tensor,
-    states: Sequence[Tensor],
-    unembedding: Tensor,
-    ids: Sequence[Tensor],
-    weights: Sequence[Tensor | float],
-    **head: Unpack[HeadOptions],
-) -> None:
-    """Adds ``Σ_i weights_i·R_iᵀH_i`` to ``total`` in place: a pair's part of the data set's update of ``W``.
+def accumulate_update(total: Tensor, rows: Residuals, weights: Tensor) -> None:
+    """Adds ``Σ_k weights_k·R_kᵀh_k`` to ``total`` in place: a pair's part of the data set's update of ``W``.
 
-    For the mean loss over ``|D|`` pairs (theory 4.3) call it once a pair with the weights ``(d_w, −d_l)`` for its two
-    responses, and divide ``total`` by ``|D|`` at the end: one ``[V, d]`` matrix, however many pairs there are.
+    For the mean loss over ``|D|`` pairs (theory 4.3) call it once a pair with the weight ``d_w`` for every chosen token
+    and ``−d_l`` for every rejected one, and divide ``total`` by ``|D|`` at the end: one ``[V, d]`` matrix, however many
+    pairs there are.
 
     Args:
         total: ``[V, d]``, float32 or float64, zeros before the first pair.
-        states: the responses' ``[n_i, d]``, usually (chosen, rejected).
-        unembedding: ``W``, ``[V, d]``.
-        ids: the responses' ``[n_i]``.
-        weights: one number a response.
-        **head: see :class:`~undertow.maths.residuals.HeadOptions`.
+        rows: the residual rows of the pair's tokens.
+        weights: ``[N]``, one number a token.
 
     Raises:
-        ValueError: when shapes, ids or options do not fit.
+        ValueError: when shapes do not fit.
     """
-    if total.shape != unembedding.shape:
-        raise ValueError(f"total must be shaped like W, {tuple(unembedding.shape)}, got {tuple(total.shape)}")
+    if total.shape != rows.unembedding.shape:
+        raise ValueError(f"total must be shaped like W, {tuple(rows.unembedding.shape)}, got {tuple(total.shape)}")
+    if weights.shape != rows.tokens.shape:
+        raise ValueError(f"one weight a token: got {tuple(weights.shape)} for {len(rows.tokens)} tokens")
+    weighted = rows.states * weights.to(rows.states).unsqueeze(1)
     with full_precision():
-        rows = residuals(torch.cat(list(states)), unembedding, torch.cat(list(ids)), **head)
-        scales = [rows.states.new_full((len(y),), float(w)) for y, w in zip(ids, weights, strict=True)]
-        weighted = rows.states * torch.cat(scales).unsqueeze(1)
         for columns, R, _ in rows.chunks():
             total[columns] += (R.T @ weighted).to(total.device, total.dtype)
 
 
 @torch.no_grad()
-def pull(update: Tensor, states: Tensor, unembedding: Tensor, ids: Tensor, **head: Unpack[HeadOptions]) -> Tensor:
-    """First-order change of ``ln π(y|x)`` per unit learning rate under an update of ``W``: ``Σ_k ⟨R_k, Ḡ h_k⟩``.
+def pull(update: Tensor, rows: Residuals) -> Tensor:
+    """First-order change of each token's ``ln π`` per unit learning rate under an update of ``W``: ``⟨R_k, Ḡ h_k⟩``.
 
-    For ``Ḡ`` of a whole data set and a chosen response, the part that its own pair exerts is
-    ``pull_own = (d_w·gg_chosen − d_l·gg_cross)/|D|``; the rest is ``pull_others`` (theory 4.3).
+    Summed over a response it is that of ``ln π(y|x)``. For ``Ḡ`` of a whole data set and a chosen response, the part
+    that its own pair exerts is ``pull_own = (d_w·gg_chosen − d_l·gg_cross)/|D|``; the rest is ``pull_others``
+    (theory 4.3).
 
     Args:
         update: ``Ḡ``, ``[V, d]``, from :func:`accumulate_update`.
-        states: ``[n, d]``, the states that predict the response.
-        unembedding: ``W``, ``[V, d]``.
-        ids: ``[n]``.
-        **head: see :class:`~undertow.maths.residuals.HeadOptions`.
+        rows: the residual rows of N tokens.
 
     Returns:
-        A float64 scalar, in nats per unit learning rate.
+        ``[N]``, float64, in nats per unit learning rate.
 
     Raises:
-        ValueError: when shapes, ids or options do not fit.
+        ValueError: when shapes do not fit.
     """
-    if update.shape != unembedding.shape:
-        raise ValueError(f"update must be shaped like W, {tuple(unembedding.shape)}, got {tuple(update.shape)}")
+    if update.shape != rows.unembedding.shape:
+        raise ValueError(f"update must be shaped like W, {tuple(rows.unembedding.shape)}, got {tuple(update.shape)}")
+    out = in_float64(rows.states.new_zeros(len(rows.tokens)))
     with full_precision():
-        rows = residuals(states, unembedding, ids, **head)
-        out = in_float64(rows.states.new_zeros(()))
         for columns, R, _ in rows.chunks():
             moved = rows.states @ update[columns].to(R.device, R.dtype).T
-            out = out + in_float64((R * moved).sum(1)).sum()
+            out += in_float64((R * moved).sum(1))
     return out
 
 

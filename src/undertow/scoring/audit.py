@@ -13,20 +13,23 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from transformers import PretrainedConfig
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 import undertow
 from undertow.data.pairs import Pair
 from undertow.data.reading import Pairs, open_pairs
 from undertow.data.tokens import PairEncoder, TokenSettings
+from undertow.errors import ModelError, OptionError
+from undertow.maths.losses import DPO, PairLoss
 from undertow.models.device import multiplies_bfloat16
 from undertow.models.loading import check_max_length, load_config, load_model, load_tokenizer
 from undertow.models.model import Model
 from undertow.models.sources import ModelSource, find_model
-from undertow.scoring.levels import SCORE_VERSION
+from undertow.scoring.levels import PULL_COLUMNS, SCORE_VERSION, includes
 from undertow.scoring.prepare import prepare
-from undertow.scoring.score import part_count, score_parts
-from undertow.scoring.settings import DEFAULT_LEVEL, AuditSettings, Shard, check_level
+from undertow.scoring.score import Scorer, add_pull, part_count, score_parts
+from undertow.scoring.settings import DEFAULT_LEVEL, AuditSettings, Shard, check_level, check_loss
 from undertow.scoring.spool import TokenSpool
 from undertow.scoring.store import ScoreStore
 from undertow.scoring.summary import summarise
@@ -40,6 +43,9 @@ def audit(
     model: Model,
     *,
     level: str = DEFAULT_LEVEL,
+    loss: PairLoss | None = None,
+    reference: Model | None = None,
+    pull: bool = False,
     tokens: TokenSettings | None = None,
     batch_tokens: int = AuditSettings().batch_tokens,
     watch: Watcher | None = None,
@@ -49,7 +55,10 @@ def audit(
     Args:
         pairs: what :func:`undertow.read_pairs` returns, or any pairs of your own.
         model: what :func:`undertow.load_model` returns.
-        level: ``text`` or ``hidden``; a level includes those before it.
+        level: ``text``, ``hidden`` or ``unembedding``; a level includes those before it.
+        loss: whose weights decide how the log-probabilities move; DPO with β = 0.1 when not given.
+        reference: the loss's reference model, with the same tokenizer; the model itself when not given.
+        pull: read every pair against the gradient of the whole data set, in a second pass.
         tokens: maximum length, end-of-turn token and template.
         batch_tokens: tokens a forward pass; changes speed and memory only.
         watch: told of the progress.
@@ -58,18 +67,22 @@ def audit(
         BadRowsError: a pair cannot be scored (identical responses, nothing left after truncation, …). Pairs read with
             ``on_bad_row="skip"`` leave such pairs out instead.
     """
-    check_level(level)
+    scorer = Scorer(level, model, loss or DPO(), reference, pull, batch_tokens)
+    _check_scorer(scorer)
     encoder = PairEncoder(model.tokenizer, tokens or TokenSettings())
     on_bad_row = pairs.on_bad_row if isinstance(pairs, Pairs) else "stop"
     entries = pairs.entries() if isinstance(pairs, Pairs) else pairs
     watch = watch or Silent()
     with prepare(entries, encoder, Shard(), on_bad_row, watch) as ready:
         spool = ready.spool
+        update = scorer.no_update() if pull else None
         watch.phase("scoring", pairs=spool.pairs, tokens=spool.tokens)
-        parts = score_parts(
-            spool, model, level, batch_tokens=batch_tokens, part_pairs=AuditSettings().part_pairs, watch=watch
-        )
-        return pa.concat_tables(parts)
+        table = pa.concat_tables(score_parts(spool, scorer, part_pairs=spool.pairs, watch=watch, update=update))
+        if update is not None:
+            watch.phase("pull", pairs=spool.pairs, tokens=spool.tokens)
+            update /= spool.pairs
+            table = add_pull(table, 0, spool, scorer, update, part_pairs=spool.pairs, watch=watch)
+        return table
 
 
 def audit_to_folder(
@@ -93,22 +106,27 @@ def audit_to_folder(
     store = ScoreStore(Path(out))
     store.check_writable()
     source = find_model(model_name)
+    ref = find_model(settings.ref) if settings.ref else None
     config = None
     if settings.level != "text":
         config = load_config(source, trust_remote_code=settings.trust_remote_code)
         check_max_length(source, config, settings.tokens.max_length)
     encoder = PairEncoder(load_tokenizer(source, trust_remote_code=settings.trust_remote_code), settings.tokens)
+    if ref:
+        _check_reference(ref, encoder, settings)
     pairs = _open(data, settings)
     with prepare(pairs.entries(), encoder, settings.shard, settings.data.on_bad_row, watch) as ready:
         spool, bad = ready.spool, ready.bad
         model = _model(source, config, encoder, settings, watch)
-        identity = _identity(ready.fingerprint, encoder, model, settings)
+        reference = _reference(ref, encoder, settings, watch) if ref else None
+        scorer = Scorer(settings.level, model, settings.loss.make(), reference, settings.pull, settings.batch_tokens)
+        identity = _identity(ready.fingerprint, encoder, scorer, settings)
         with contextlib.closing(store):
             store.begin(identity, _arguments(data, model_name, settings), overwrite=overwrite)
             if store.finished:
                 watch.note(f"{out} is finished already: nothing was scored again.")
                 return store.summary()
-            seconds = _score(store, spool, model, settings, watch)
+            seconds = _score(store, spool, scorer, settings.part_pairs, watch)
             store.write_skipped(bad)
             summary = {
                 "undertow": undertow.__version__,
@@ -117,6 +135,7 @@ def audit_to_folder(
                 "fingerprints": identity,
                 "tokens": encoder.describe(),
                 "model": model.describe() if model else {"name": model_name},
+                "reference": reference.describe() if reference else None,
                 "data": {"format": pairs.format, "pairs": spool.pairs, "skipped": bad.count, "tokens": spool.tokens},
                 **summarise(store.read_parts()),
                 "scoring": seconds,
@@ -126,6 +145,16 @@ def audit_to_folder(
         rows = ", ".join(map(str, summary["nonfinite"]["rows"]))
         watch.note(f"{summary['nonfinite']['count']} pairs have scores that are not finite (rows {rows}).")
     return summary
+
+
+def _check_scorer(scorer: Scorer) -> None:
+    """What the settings check for the command line, for a call from Python."""
+    check_level(scorer.level)
+    check_loss(scorer.loss)
+    if scorer.pull and not includes(scorer.level, "unembedding"):
+        raise OptionError(f"pull=True needs level='unembedding', not {scorer.level!r}.")
+    if scorer.reference is not None and scorer.model is not None:
+        _check_vocabulary(scorer.model.tokenizer, scorer.reference.tokenizer, f"reference={scorer.reference.name}")
 
 
 def _open(data: str | Path, settings: AuditSettings) -> Pairs:
@@ -164,33 +193,82 @@ def _model(
     return model
 
 
-def _score(
-    store: ScoreStore, spool: TokenSpool, model: Model | None, settings: AuditSettings, watch: Watcher
-) -> dict[str, float]:
-    """Score the parts that are not there yet; what this run did of it, and how fast."""
-    done = min(store.finished_parts(), part_count(spool, settings.part_pairs))
-    watch.phase("scoring", pairs=spool.pairs, tokens=spool.tokens, done=min(done * settings.part_pairs, spool.pairs))
-    tables = score_parts(
-        spool,
-        model,
-        settings.level,
-        batch_tokens=settings.batch_tokens,
-        part_pairs=settings.part_pairs,
-        watch=watch,
-        first_part=done,
+def _reference(ref: ModelSource, encoder: PairEncoder, settings: AuditSettings, watch: Watcher) -> Model:
+    """The reference model, for tokens of the audited model's tokenizer."""
+    watch.phase("loading the reference")
+    return load_model(
+        ref.name,
+        device=settings.device,
+        dtype=settings.dtype,
+        trust_remote_code=settings.trust_remote_code,
+        packed=settings.packed,
+        tokenizer=encoder.tokenizer,
     )
+
+
+def _check_reference(ref: ModelSource, encoder: PairEncoder, settings: AuditSettings) -> None:
+    """Refuse a reference that would read other tokens, or fewer, before any weights are loaded."""
+    trusted = settings.trust_remote_code
+    check_max_length(ref, load_config(ref, trust_remote_code=trusted), settings.tokens.max_length)
+    _check_vocabulary(encoder.tokenizer, load_tokenizer(ref, trust_remote_code=trusted), f"--ref {ref.name}")
+
+
+def _check_vocabulary(ours: PreTrainedTokenizerBase, theirs: PreTrainedTokenizerBase, named: str) -> None:
+    if ours.get_vocab() != theirs.get_vocab():
+        raise ModelError(
+            f"{named}: its tokenizer has another vocabulary than the audited model's, so the two cannot be compared "
+            "token by token."
+        )
+
+
+def _score(store: ScoreStore, spool: TokenSpool, scorer: Scorer, part_pairs: int, watch: Watcher) -> dict[str, float]:
+    """Score the parts that are not there yet; what this run did of it, and how fast."""
+    done = min(store.finished_parts(), part_count(spool, part_pairs))
+    update = None
+    if scorer.pull:
+        done, update = _update_so_far(store, scorer, done)
+    watch.phase("scoring", pairs=spool.pairs, tokens=spool.tokens, done=min(done * part_pairs, spool.pairs))
+    tables = score_parts(spool, scorer, part_pairs=part_pairs, watch=watch, first_part=done, update=update)
     started, pairs, tokens = time.monotonic(), 0, 0
     for index, table in enumerate(tables, start=done):
         store.write_part(index, table)
+        if update is not None:
+            store.write_update(index + 1, update.cpu().numpy())
         pairs += len(table)
         tokens += sum(pc.sum(table[f"{part}_tokens"]).as_py() for part in ("prompt", "chosen", "rejected"))
+    if update is not None:
+        _pull(store, spool, scorer, update / spool.pairs, part_pairs, watch)
     seconds = time.monotonic() - started
     return {"pairs": pairs, "seconds": round(seconds, 3), "tokens_per_second": round(tokens / max(seconds, 1e-9), 1)}
 
 
-def _identity(data: str, encoder: PairEncoder, model: Model | None, settings: AuditSettings) -> dict[str, Any]:
+def _update_so_far(store: ScoreStore, scorer: Scorer, done: int) -> tuple[int, Tensor]:
+    """From which part to go on, and the data set's update up to there: a sum that is behind its parts wins."""
+    update = scorer.no_update()
+    done = min(done, store.updated_parts())
+    found = store.read_update(done) if done else None
+    if found is None or found.shape != tuple(update.shape):
+        return 0, update
+    return done, torch.from_numpy(found).to(update)
+
+
+def _pull(
+    store: ScoreStore, spool: TokenSpool, scorer: Scorer, update: Tensor, part_pairs: int, watch: Watcher
+) -> None:
+    """The second pass: every part that lacks the columns of the pull is written again, with them."""
+    parts = range(part_count(spool, part_pairs))
+    waiting = [index for index in parts if store.read_part(index)[PULL_COLUMNS[0]].null_count]
+    done = min((len(parts) - len(waiting)) * part_pairs, spool.pairs)
+    watch.phase("pull", pairs=spool.pairs, tokens=spool.tokens, done=done)
+    for index in waiting:
+        table = store.read_part(index)
+        store.write_part(index, add_pull(table, index, spool, scorer, update, part_pairs=part_pairs, watch=watch))
+
+
+def _identity(data: str, encoder: PairEncoder, scorer: Scorer, settings: AuditSettings) -> dict[str, Any]:
     """Everything that the numbers depend on: hashes, not names. Two runs with equal identities give equal tables."""
-    return {
+    model, reference = scorer.model, scorer.reference
+    identity = {
         "score version": SCORE_VERSION,
         "data": data,
         "tokenizer and template": encoder.fingerprint,
@@ -203,6 +281,13 @@ def _identity(data: str, encoder: PairEncoder, model: Model | None, settings: Au
         "part pairs": settings.part_pairs,
         "shard": str(settings.shard),
     }
+    if includes(settings.level, "unembedding"):
+        identity |= {
+            "loss": repr(scorer.loss),
+            "reference weights": reference.weights_fingerprint() if reference else None,
+            "pull": scorer.pull,
+        }
+    return identity
 
 
 def _arguments(data: str | Path, model_name: str, settings: AuditSettings) -> Mapping[str, Any]:

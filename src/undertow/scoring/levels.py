@@ -1,6 +1,7 @@
 """Levels of scores: which columns each has, and the numbers of one pair.
 
-A level includes those before it. ``text`` needs the tokenizer only; ``hidden`` one forward pass without logits.
+A level includes those before it. ``text`` needs the tokenizer only; ``hidden`` one forward pass without logits;
+``unembedding`` the same pass and the logits, a slab of the vocabulary at a time.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from undertow.models.forward import PairStates
 SCORE_VERSION = "1"
 """Changes whenever a number in the table would change: scores of two versions are never mixed."""
 
-LEVELS = ("text", "hidden")
+LEVELS = ("text", "hidden", "unembedding")
 
 _COLUMNS: dict[str, list[tuple[str, pa.DataType]]] = {
     "text": [
@@ -29,16 +30,45 @@ _COLUMNS: dict[str, list[tuple[str, pa.DataType]]] = {
         ("edit_distance", pa.float64()),
     ],
     "hidden": [("ches", pa.float64()), ("ln_ches", pa.float64()), ("last_hidden_ip", pa.float64())],
+    "unembedding": [
+        ("logp_chosen", pa.float64()),
+        ("logp_rejected", pa.float64()),
+        ("gg_chosen", pa.float64()),
+        ("gg_cross", pa.float64()),
+        ("gg_rejected", pa.float64()),
+        ("hh_chosen", pa.float64()),
+        ("hh_cross", pa.float64()),
+        ("hh_rejected", pa.float64()),
+        ("alpha_positive", pa.float64()),
+        ("d_chosen", pa.float64()),
+        ("d_rejected", pa.float64()),
+        ("dlogp_chosen", pa.float64()),
+        ("dlogp_rejected", pa.float64()),
+        ("case", pa.int8()),
+        ("free_dlogp_chosen", pa.float64()),
+        ("free_dlogp_rejected", pa.float64()),
+        ("free_case", pa.int8()),
+    ],
 }
+
+PULL_COLUMNS = ("pull_own", "pull_others", "pull_rejected_own", "pull_rejected_others")
+"""With ``--pull``; empty (null) until the second pass over the data has filled them."""
 
 Row = dict[str, object]
 
 
-def schema(level: str) -> pa.Schema:
+def includes(level: str, other: str) -> bool:
+    """Whether a level includes another: itself, and all before it."""
+    return LEVELS.index(level) >= LEVELS.index(other)
+
+
+def schema(level: str, *, pull: bool = False) -> pa.Schema:
     """The columns of a level's table, in order."""
     upto = LEVELS[: LEVELS.index(level) + 1]
+    columns = [column for name in upto for column in _COLUMNS[name]]
+    columns += [(name, pa.float64()) for name in PULL_COLUMNS] if pull else []
     metadata = {"undertow_level": level, "undertow_score_version": SCORE_VERSION}
-    return pa.schema([field for name in upto for field in _COLUMNS[name]], metadata=metadata)
+    return pa.schema(columns, metadata=metadata)
 
 
 def text_row(pair: TokenPair) -> Row:

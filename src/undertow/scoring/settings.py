@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from undertow.data.packing import DEFAULT_BATCH_TOKENS
 from undertow.data.tokens import TokenSettings
 from undertow.errors import OptionError
-from undertow.scoring.levels import LEVELS
+from undertow.maths.losses import PairLoss, by_name, parameters
+from undertow.scoring.levels import LEVELS, includes
 
-DEFAULT_LEVEL = "hidden"
+DEFAULT_LEVEL = "unembedding"
 ON_BAD_ROW = ("stop", "skip")
 
 
@@ -62,14 +63,61 @@ class DataSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class LossSettings:
+    """A preference loss by its name and what was given of its parameters, as text or as numbers."""
+
+    name: str = "dpo"
+    beta: float | None = None
+    args: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.make()
+
+    def make(self) -> PairLoss:
+        """The loss itself.
+
+        Raises:
+            OptionError: there is no such loss or parameter, or a value out of its range.
+        """
+        given = dict(self.args)
+        try:
+            if self.beta is not None:
+                if "beta" in given:
+                    raise OptionError("--beta and --loss-args beta=…: give one of the two.")
+                if "beta" not in parameters(self.name):
+                    raise OptionError(f"--beta {self.beta:g}: the loss {self.name} has no beta.")
+                given["beta"] = self.beta
+            return by_name(self.name, **given)
+        except ValueError as error:
+            raise OptionError(f"--loss {self.name}: {error}.") from error
+
+    @staticmethod
+    def parse_args(texts: Iterable[str]) -> dict[str, object]:
+        """``["alpha=0.2,beta=1"]`` as ``{"alpha": "0.2", "beta": "1"}``; what the values mean the loss decides."""
+        found: dict[str, object] = {}
+        for part in (part.strip() for text in texts for part in text.split(",")):
+            name, equals, value = (piece.strip() for piece in part.partition("="))
+            if not (name and equals and value):
+                raise OptionError(f"--loss-args {part!r}: expected NAME=VALUE, for example alpha=0.2.")
+            if name in found:
+                raise OptionError(f"--loss-args: {name} is given twice.")
+            found[name.replace("-", "_")] = value
+        return found
+
+
+@dataclass(frozen=True, slots=True)
 class AuditSettings:
     """An audit's options besides data, model and output folder.
 
-    ``batch_tokens`` is how many tokens go through the model in one packed row; ``part_pairs`` how many pairs one part
-    of the scores holds, and so at most how many a killed run scores again.
+    ``loss``, ``ref`` (the reference model's name; the audited model where None) and ``pull`` matter from level
+    ``unembedding`` on. ``batch_tokens`` is how many tokens go through the model in one packed row; ``part_pairs`` how
+    many pairs one part of the scores holds, and so at most how many a killed run scores again.
     """
 
     level: str = DEFAULT_LEVEL
+    loss: LossSettings = field(default_factory=LossSettings)
+    ref: str | None = None
+    pull: bool = False
     data: DataSettings = field(default_factory=DataSettings)
     tokens: TokenSettings = field(default_factory=TokenSettings)
     shard: Shard = field(default_factory=Shard)
@@ -83,6 +131,12 @@ class AuditSettings:
 
     def __post_init__(self) -> None:
         check_level(self.level)
+        check_loss(self.loss.make())
+        for option, given in (("--ref", self.ref), ("--pull", self.pull)):
+            if given and not includes(self.level, "unembedding"):
+                raise OptionError(f"{option}: it needs --level unembedding, not {self.level}.")
+        if self.pull and self.shard.count > 1:
+            raise OptionError("--pull: it is the pull of the whole data set, which no shard sees; leave --shard away.")
         for name in ("batch_tokens", "part_pairs"):
             if getattr(self, name) < 1:
                 raise OptionError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected 1 or more.")
@@ -90,13 +144,23 @@ class AuditSettings:
     def record(self) -> dict[str, object]:
         """The settings as JSON values."""
         values = asdict(self)
+        values["loss"] = repr(self.loss.make())
         reading, tokens = values.pop("data"), values.pop("tokens")
         return {**values, "shard": str(self.shard), "reading": reading, "tokens": tokens}
 
 
 def check_level(level: str) -> None:
     """Refuse a level that does not exist, or not yet."""
-    if level in ("unembedding", "gradient"):
+    if level == "gradient":
         raise OptionError(f"--level {level}: not built yet in this version; use one of {', '.join(LEVELS)}.")
     if level not in LEVELS:
         raise OptionError(f"--level {level}: expected one of {', '.join(LEVELS)}.")
+
+
+def check_loss(loss: PairLoss) -> None:
+    """Refuse a loss that needs what an audit does not have."""
+    if loss.needs_scores:
+        raise OptionError(
+            f"--loss {loss.name}: it compares with a reward model's scores, which an audit does not have; "
+            "its weights can be had from undertow.losses."
+        )

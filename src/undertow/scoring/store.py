@@ -2,6 +2,7 @@
 
     DIR/settings.json                 written first: whose scores these are
     DIR/scores/part-00000.parquet …   each whole or absent, in input order
+    DIR/update-00003.npy              with --pull, until the end: the sum over the pairs of the first 3 parts
     DIR/skipped.jsonl                 where rows were skipped
     DIR/audit.json                    written last: only with it the run is finished
 
@@ -19,8 +20,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 import undertow
 from undertow.data.pairs import BadRow
@@ -100,7 +103,9 @@ class ScoreStore:
             write_json(self.folder / SETTINGS, written)
         self._check_identity(identity)
         (self.folder / SCORES).mkdir(exist_ok=True)
-        if not self.finished:
+        if self.finished:
+            self.drop_updates()
+        else:
             (self.folder / SUMMARY).unlink(missing_ok=True)
 
     def _check_identity(self, here: dict[str, JSON]) -> None:
@@ -121,6 +126,7 @@ class ScoreStore:
             (self.folder / name).unlink(missing_ok=True)
         for part in (self.folder / SCORES).glob("part-*.parquet"):
             part.unlink()
+        self.drop_updates()
 
     def _part(self, index: int) -> Path:
         return part_path(self.folder, index)
@@ -142,6 +148,40 @@ class ScoreStore:
         """Write a part, whole or not at all. Equal tables give equal bytes."""
         with write_atomically(self._part(index)) as file:
             pq.write_table(table, file, compression="zstd")
+
+    def read_part(self, index: int) -> pa.Table:
+        """One part that stands."""
+        return read_part(self._part(index))
+
+    def write_update(self, parts: int, update: NDArray[np.floating]) -> None:
+        """Write the sum over the pairs of the first ``parts`` parts, to go on from; earlier sums go."""
+        path = self._update(parts)
+        with write_atomically(path) as file:
+            np.save(file, update, allow_pickle=False)
+        self.drop_updates(keep=path)
+
+    def read_update(self, parts: int) -> NDArray[np.floating] | None:
+        """The sum over the first ``parts`` parts; None where there is none that can be read."""
+        try:
+            found: NDArray[np.floating] = np.load(self._update(parts), allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            return None
+        return found
+
+    def updated_parts(self) -> int:
+        """How many parts the latest sum is over; 0 where there is none."""
+        names = (path.stem.removeprefix("update-") for path in self.folder.glob("update-*.npy"))
+        return max((int(name) for name in names if name.isdigit()), default=0)
+
+    def drop_updates(self, keep: Path | None = None) -> None:
+        """Remove the sums; they serve only to go on."""
+        with output_errors(self.folder):
+            for path in self.folder.glob("update-*.npy"):
+                if path != keep:
+                    path.unlink()
+
+    def _update(self, parts: int) -> Path:
+        return self.folder / f"update-{parts:05d}.npy"
 
     def read_parts(self) -> pa.Table:
         """All parts that stand, as one table."""
@@ -167,6 +207,7 @@ class ScoreStore:
         """End the run: write ``audit.json`` with the sizes of all parts, and return what it holds."""
         parts = [rows_in(self._part(index)) for index in range(self.finished_parts())]
         write_json(self.folder / SUMMARY, {**summary, "parts": parts})
+        self.drop_updates()
         return self.summary()
 
     @property

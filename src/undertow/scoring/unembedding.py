@@ -1,0 +1,149 @@
+"""The numbers of level ``unembedding``: one pair's hidden embeddings in, exact inner products and changes out.
+
+Only this module knows how a model's head and a pair's states become the arguments of the formulas in ``maths/``.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from undertow.maths.entanglement import cases, first_order
+from undertow.maths.losses import Logps, PairLoss
+from undertow.maths.precision import in_float64
+from undertow.maths.residuals import Residuals, residuals, shared_contexts
+from undertow.maths.unembedding import PairProducts, accumulate_update, products_of, pull, sum_products
+from undertow.models.families import Head
+from undertow.models.forward import PairStates
+
+PRODUCTS = (
+    "logp_chosen",
+    "logp_rejected",
+    "gg_chosen",
+    "gg_cross",
+    "gg_rejected",
+    "hh_chosen",
+    "hh_cross",
+    "hh_rejected",
+    "alpha_positive",
+)
+
+Row = dict[str, object]
+
+
+def residual_rows(states: PairStates, head: Head) -> Residuals:
+    """The residual rows of both responses' tokens, chosen first; the states after the last tokens predict nothing."""
+    ids = torch.tensor(states.pair.chosen + states.pair.rejected, device=states.chosen.device)
+    predictive = torch.cat([states.chosen[:-1], states.rejected[:-1]])
+    return residuals(predictive, head.weight, ids, bias=head.bias, scale=head.scale, softcap=head.softcap)
+
+
+def response_logps(states: PairStates, head: Head) -> tuple[float, float]:
+    """``ln π(y⁺|x)`` and ``ln π(y⁻|x)``, in nats, summed over tokens."""
+    chosen, rejected = _by_response(residual_rows(states, head).logps, states)
+    return chosen, rejected
+
+
+def unembedding_row(
+    states: PairStates,
+    head: Head,
+    loss: PairLoss,
+    reference: tuple[float, float] | None = None,
+    update: Tensor | None = None,
+) -> Row:
+    """The columns that level ``unembedding`` adds; NaN, and case −1, where a hidden embedding is not finite.
+
+    Args:
+        states: the pair's hidden embeddings under the audited model.
+        head: its head.
+        loss: whose weights decide the changes.
+        reference: log-probabilities of the two responses under the reference; the model's own when not given.
+        update: ``[V, d]``, the data set's update of the unembedding matrix so far: this pair's part is added to it. A
+            pair whose numbers are not finite is left out of it.
+    """
+    rows, pair = residual_rows(states, head), states.pair
+    shared = shared_contexts(rows.tokens[: pair.chosen_tokens], rows.tokens[pair.chosen_tokens :])
+    found = _numbers(sum_products(products_of(rows, pair.chosen_tokens, shared)))
+    weights = _loss_weights(found, pair.chosen_tokens, pair.rejected_tokens, loss, reference)
+    row: Row = {**found, "d_chosen": weights[0].item(), "d_rejected": weights[1].item()}
+    row |= _changes(found, weights, "")
+    row |= _changes(found, weights, "free_")
+    if update is not None and all(math.isfinite(row[name]) for name in (*PRODUCTS, "d_chosen", "d_rejected")):  # type: ignore[arg-type]
+        signed = (weights[0].expand(pair.chosen_tokens), -weights[1].expand(pair.rejected_tokens))
+        accumulate_update(update, rows, torch.cat(signed))
+    return row
+
+
+def pull_row(states: PairStates, head: Head, update: Tensor, own: tuple[float, float]) -> Row:
+    """The first-order changes of both responses under the whole data set's update, split into own part and others'.
+
+    Args:
+        states: the pair's hidden embeddings.
+        head: the model's head.
+        update: ``Ḡ``, ``[V, d]``: the mean over the data set.
+        own: what this pair alone contributes to the two changes.
+    """
+    chosen, rejected = _by_response(pull(update, residual_rows(states, head)), states)
+    return {
+        "pull_own": own[0],
+        "pull_others": chosen - own[0],
+        "pull_rejected_own": own[1],
+        "pull_rejected_others": rejected - own[1],
+    }
+
+
+def _by_response(tokens: Tensor, states: PairStates) -> tuple[float, float]:
+    n = states.pair.chosen_tokens
+    values = in_float64(tokens)
+    chosen, rejected = torch.stack([values[:n].sum(), values[n:].sum()]).tolist()
+    return chosen, rejected
+
+
+def _numbers(products: PairProducts) -> dict[str, float]:
+    """All products as numbers, with one wait for an accelerator instead of nine."""
+    values = torch.stack([getattr(products, name) for name in PRODUCTS]).tolist()
+    return dict(zip(PRODUCTS, values, strict=True))
+
+
+def _loss_weights(
+    found: dict[str, float],
+    chosen_tokens: int,
+    rejected_tokens: int,
+    loss: PairLoss,
+    reference: tuple[float, float] | None,
+) -> tuple[Tensor, Tensor]:
+    def one(value: float) -> Tensor:
+        return torch.tensor([value], dtype=torch.float64)
+
+    ref_chosen, ref_rejected = reference or (found["logp_chosen"], found["logp_rejected"])
+    logps = Logps(
+        chosen=one(found["logp_chosen"]),
+        rejected=one(found["logp_rejected"]),
+        ref_chosen=one(ref_chosen),
+        ref_rejected=one(ref_rejected),
+        chosen_tokens=one(chosen_tokens),
+        rejected_tokens=one(rejected_tokens),
+        chosen_grad_norms=one(found["gg_chosen"]).sqrt(),
+        rejected_grad_norms=one(found["gg_rejected"]).sqrt(),
+    )
+    try:
+        return loss.weights(logps)
+    except ValueError:  # ORPO has none for a response of probability 1: this pair's trouble, not the run's
+        return one(math.nan), one(math.nan)
+
+
+def _changes(found: dict[str, float], weights: tuple[Tensor, Tensor], prefix: str) -> Row:
+    """First-order changes and case: of ``W`` alone, or (``free_``) of ``W`` and free hidden embeddings together."""
+    kinds = ("gg", "hh") if prefix else ("gg",)
+    ww, wl, ll = (
+        torch.tensor([sum(found[f"{kind}_{part}"] for kind in kinds)], dtype=torch.float64)
+        for part in ("chosen", "cross", "rejected")
+    )
+    change = first_order(ww, wl, ll, *weights)
+    return {
+        f"{prefix}dlogp_chosen": change.dlogp_chosen.item(),
+        f"{prefix}dlogp_rejected": change.dlogp_rejected.item(),
+        f"{prefix}case": int(cases(ww, wl, ll, *weights).item()),
+    }
