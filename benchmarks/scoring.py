@@ -3,7 +3,9 @@
 Reference: one sequence at a time, float32, full logits, all hidden states kept, as the papers' scripts do it.
 Printed: the ratio of the times, tokens a second, the share of the machine's measured product peak, Spearman
 correlation of the scores with the reference's float32 scores, and how much faster the edit distance is than the
-textbook double loop.
+textbook double loop. Of level ``unembedding``: its time over that of level ``hidden``, the correlation of its columns
+with float32 where the products are in another type, and its peak of extra memory, on real pairs and on one made-up pair
+of 1024 + 1024 tokens with a vocabulary of 262,144.
 
     python benchmarks/scoring.py --pairs 64 --max-length 512
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -29,10 +32,12 @@ from undertow.maths.similarity import edit_distance  # noqa: E402
 from undertow.models.device import choose_device, choose_dtype, keep_large_blocks  # noqa: E402
 from undertow.models.loading import load_model  # noqa: E402
 from undertow.models.model import Model  # noqa: E402
-from undertow.scoring.score import score_rows  # noqa: E402
+from undertow.scoring.score import Scorer, score_rows  # noqa: E402
+from undertow.scoring.unembedding import PRODUCTS  # noqa: E402
 from undertow.scoring.watch import Silent  # noqa: E402
 
 SCORES = ("ches", "ln_ches", "last_hidden_ip")
+EXACT = (*PRODUCTS, "dlogp_chosen", "dlogp_rejected", "free_dlogp_chosen", "free_dlogp_rejected")
 
 
 def main() -> None:
@@ -59,14 +64,17 @@ def main() -> None:
     print(f"device {device}, {torch.get_num_threads()} threads, {dtype}, {model.attention} attention")
 
     slow(reference, pairs[:2]), fast(model, pairs[:2], options.batch_tokens)  # warm up
-    times: dict[str, list[float]] = {"reference": [], "undertow": []}
+    times: dict[str, list[float]] = {"reference": [], "undertow": [], "unembedding": []}
     for _ in range(options.rounds):
         seconds, expected = timed(slow, reference, pairs)
         times["reference"].append(seconds)
         seconds, found = timed(fast, model, pairs, options.batch_tokens)
         times["undertow"].append(seconds)
-        print(f"  reference {times['reference'][-1]:.1f} s, undertow {times['undertow'][-1]:.1f} s")
+        seconds, exact = timed(fast, model, pairs, options.batch_tokens, "unembedding")
+        times["unembedding"].append(seconds)
+        print("  " + ", ".join(f"{name} {values[-1]:.1f} s" for name, values in times.items()))
     ratios = [a / b for a, b in zip(times["reference"], times["undertow"], strict=True)]
+    costs = [a / b for a, b in zip(times["unembedding"], times["undertow"], strict=True)]
     best = min(times["undertow"])
     useful = 2 * backbone_weights(model) * shared / best / 1e9
     result = {
@@ -77,7 +85,15 @@ def main() -> None:
         **{f"peak_{kind}": round(peak(kind, device)) for kind in ("float32", "bfloat16")},
         "spearman": {name: round(float(spearmanr(expected[name], found[name]).statistic), 5) for name in SCORES},
         "edit_distance_ratio": round(edit_distances(pairs)),
+        "unembedding_cost": round(sorted(costs)[len(costs) // 2], 2),
+        "unembedding_extra_mb": largest_pair_mb(),
     }
+    if dtype != torch.float32:
+        plain = load_model(options.model, dtype="float32", device=options.device, tokenizer=reference.tokenizer)
+        wanted = fast(plain, pairs, options.batch_tokens, "unembedding")
+        result["unembedding_spearman"] = {
+            name: round(float(spearmanr(wanted[name], exact[name]).statistic), 5) for name in EXACT
+        }
     result["share_of_bf16_peak"] = round(useful / result["peak_bfloat16"], 3)
     result["share_of_own_peak"] = round(useful / result[f"peak_{str(dtype).removeprefix('torch.')}"], 3)
     print(json.dumps(result, indent=2))
@@ -105,9 +121,36 @@ def slow(model: Model, pairs: list[TokenPair]) -> dict[str, list[float]]:
     return columns
 
 
-def fast(model: Model, pairs: list[TokenPair], batch_tokens: int) -> dict[str, list[float]]:
-    rows = list(score_rows(pairs, model, "hidden", batch_tokens=batch_tokens, watch=Silent()))
-    return {name: [row[name] for row in rows] for name in SCORES}
+def fast(model: Model, pairs: list[TokenPair], batch_tokens: int, level: str = "hidden") -> dict[str, list[float]]:
+    rows = list(score_rows(pairs, Scorer(level, model, batch_tokens=batch_tokens), Silent()))
+    return {name: [row[name] for row in rows] for name in rows[0] if name in SCORES + EXACT}
+
+
+def largest_pair_mb(tokens: int = 1024, vocabulary: int = 262_144, width: int = 640) -> dict[str, int]:
+    """Peak of resident memory that the inner products of one large pair add, in MB, by the type of the weights.
+
+    In a process of its own: the peak of a process never falls.
+    """
+    found = {}
+    for kind in ("float32", "bfloat16"):
+        script = _MEMORY.format(tokens=tokens, vocabulary=vocabulary, width=width, kind=kind)
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        found[kind] = round(int(done.stdout) / 1024)
+    return found
+
+
+_MEMORY = """
+import torch
+from undertow.maths.unembedding import pair_products
+W = torch.randn({vocabulary}, {width}).mul_(0.05).to(torch.{kind})
+H = torch.randn({tokens}, {width}).to(torch.{kind})
+ids = torch.arange({tokens})
+small = pair_products(H[:2], H[:2], W, ids[:2], ids[2:4])
+before = open("/proc/self/status").read().split("VmRSS:")[1].split()[0]
+open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew
+pair_products(H, H.flip(0), W, ids, ids + 1)
+print(int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) - int(before))
+"""
 
 
 def backbone_weights(model: Model) -> int:

@@ -70,7 +70,7 @@ def response_gradients(
     finally:
         hook.remove()
         head.weight = tied
-    return logp.item(), in_weight.double(), in_states[0, len(prompt) - 1 : -1].double()
+    return logp.item(), in_weight, in_states[0, len(prompt) - 1 : -1]
 
 
 def unembedding_scores(
@@ -84,10 +84,14 @@ def unembedding_scores(
     return {
         "logp_chosen": logp_w,
         "logp_rejected": logp_l,
-        "gg_chosen": float((W_w * W_w).sum()),
-        "gg_cross": float((W_w * W_l).sum()),
-        "gg_rejected": float((W_l * W_l).sum()),
-        "hh_chosen": float((U_w * U_w).sum()),
-        "hh_cross": float((U_w[:same] * U_l[:same]).sum()),
-        "hh_rejected": float((U_l * U_l).sum()),
+        "gg_chosen": _inner(W_w, W_w),
+        "gg_cross": _inner(W_w, W_l),
+        "gg_rejected": _inner(W_l, W_l),
+        "hh_chosen": _inner(U_w, U_w),
+        "hh_cross": _inner(U_w[:same], U_l[:same]),
+        "hh_rejected": _inner(U_l, U_l),
     }
+
+
+def _inner(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a * b).sum(dtype=torch.float64))

@@ -155,7 +155,7 @@ def test_python_keeps_the_same_pairs(audited) -> None:
         (["--drop-highest", "120%"], "drop-highest"),
         (["--drop-above", "x"], "--drop-above x"),
         (["--by", "nonsense", "--drop-highest", "1"], "--by nonsense"),
-        (["--drop-case", "2"], "case"),
+        (["--drop-case", "7"], "--drop-case"),
     ],
 )
 def test_wrong_options(capsys, audited, tmp_path: Path, options, message) -> None:
@@ -163,6 +163,24 @@ def test_wrong_options(capsys, audited, tmp_path: Path, options, message) -> Non
     code, _, err = run(capsys, "filter", data, "--scores", folder, *options, "--out", tmp_path / "o.jsonl")
     assert (code, message in err) == (2, True), err
     assert not (tmp_path / "o.jsonl").exists()
+
+
+def test_drop_case_leaves_out_the_pairs_of_that_case(capsys, audited, tmp_path: Path) -> None:
+    data, folder = audited
+    cases = scores_of(folder, "case")
+    lines = data.read_bytes().splitlines(keepends=True)
+    assert set(cases.values()) <= {1, 2, 3}
+    for case in (1, 2):
+        out = tmp_path / f"{case}.jsonl"
+        assert run(capsys, "filter", data, "--scores", folder, "--drop-case", case, "--out", out)[0] == 0
+        assert out.read_bytes() == b"".join(lines[row] for row, found in cases.items() if found != case)
+
+
+def test_drop_case_needs_the_cases(audited) -> None:
+    data, folder = audited
+    table = ut.read_scores(folder).drop_columns(["case"])
+    with pytest.raises(ut.OptionError, match="level unembedding"):
+        ut.filter_pairs(ut.read_pairs(data, on_bad_row="skip"), table, drop_case=2)
 
 
 def test_scores_of_other_data_and_bad_targets_are_refused(capsys, audited, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from undertow.scoring.whatif import PREDICTORS, best_predictor
 
 BARS = 24
 SHOWN_PAIRS = 5
+KIND_COLUMNS = ("dlogp_chosen", "ln_ches", "edit_distance")
 LENGTHS = ("chosen_tokens", "rejected_tokens")
 CASES = {
     "1": "chosen up, rejected down",
@@ -59,7 +60,7 @@ def print_demo(out: Path, summary: Mapping[str, Any]) -> None:
     _displacement(console, summary)
     by = best_predictor(scores.column_names)
     print_extremes(console, scores, by, {pair.row: pair for pair in read_pairs(data)})
-    _categories(console, scores, by, data)
+    _categories(console, scores, data)
     print_histogram(console, scores[by].to_numpy(), by)
     print_next(console, data, out, by)
 
@@ -182,18 +183,21 @@ def _displacement(console: Console, summary: Mapping[str, Any]) -> None:
         console.print(f"Under the whole data set's gradient {displaced['pull']:,} chosen responses fall ({share:.0%}).")
 
 
-def _categories(console: Console, scores: pa.Table, by: str, data: str) -> None:
-    """The median score of each kind of demo pair."""
-    kinds = {raw.row: raw.value["category"] for raw in open_source(data).rows() if raw.value}
-    groups: dict[str, list[float]] = {}
-    for row, value in zip(scores["row"].to_pylist(), scores[by].to_pylist(), strict=True):
-        groups.setdefault(kinds[row], []).append(float("nan") if value is None else value)
-    table = Table(title=f"\nMedian {by} by kind of pair", title_justify="left", show_edge=False)
+def _categories(console: Console, scores: pa.Table, data: str) -> None:
+    """The median scores of each kind of demo pair, the most displacing kind first."""
+    kinds = {raw.row: str(raw.value["category"]) for raw in open_source(data).rows() if raw.value}
+    of_row = np.array([kinds[row] for row in scores["row"].to_pylist()])
+    columns = [name for name in PREDICTORS if name in scores.column_names and name in KIND_COLUMNS]
+    medians = {
+        kind: [float(np.median(scores[name].to_numpy()[of_row == kind])) for name in columns] for kind in set(of_row)
+    }
+    sign = 1 if PREDICTORS[columns[0]] == "lowest" else -1
+    table = Table(title="\nMedian scores by kind of pair", title_justify="left", show_edge=False)
     table.add_column("kind")
-    table.add_column("pairs", justify="right")
-    table.add_column(by, justify="right")
-    for kind, values in sorted(groups.items(), key=lambda item: -np.median(item[1])):
-        table.add_row(kind, str(len(values)), _number(float(np.median(values))))
+    for name in ("pairs", *columns):
+        table.add_column(name, justify="right")
+    for kind, values in sorted(medians.items(), key=lambda item: sign * item[1][0]):
+        table.add_row(kind, str(int(np.sum(of_row == kind))), *map(_number, values))
     console.print(table)
 
 

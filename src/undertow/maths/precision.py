@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["as_like", "full_precision", "in_float64", "working_dtype"]
+__all__ = ["as_like", "full_precision", "in_float64", "product", "working_dtype"]
 
 
 def working_dtype(*tensors: Tensor) -> torch.dtype:
@@ -28,6 +28,19 @@ def in_float64(tensor: Tensor) -> Tensor:
 def as_like(value: Tensor | float, like: Tensor) -> Tensor:
     """A number or tensor in another tensor's type and place; a Python number keeps all its digits on the way."""
     return torch.as_tensor(value, dtype=like.dtype, device=like.device)
+
+
+def product(a: Tensor, b: Tensor, kind: torch.dtype | None = None) -> Tensor:
+    """``a @ b`` in the type of ``a``; with ``kind`` (bfloat16) both factors are rounded to it, and the sums are float32.
+
+    A processor that multiplies bfloat16 natively does so several times faster. The result then has about three digits:
+    on a CUDA device rounded once, at the factors; on a CPU also at the end, since its kernels return bfloat16.
+    """
+    if kind is None or kind == a.dtype:
+        return a @ b
+    if a.is_cuda and a.dtype == torch.float32:
+        return torch.mm(a.to(kind), b.to(kind), out_dtype=torch.float32)
+    return (a.to(kind) @ b.to(kind)).to(a.dtype)
 
 
 @contextmanager

@@ -18,19 +18,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from undertow.maths.precision import full_precision, working_dtype
+from undertow.maths.precision import full_precision, product, working_dtype
 
 __all__ = ["HeadOptions", "Residuals", "common_prefix", "residuals", "shared_contexts"]
 
-CHUNK_ENTRIES = 2**22
-"""Entries of one temporary ``[N, chunk]``: 16 MB in float32. Larger ones make no product faster."""
+CHUNK_ENTRIES = 2**21
+"""Entries of one temporary ``[N, chunk]``: 8 MB in float32. Larger ones make no product faster."""
 
 WIDEST_CHUNK = 16_384
 """For few tokens: a chunk of ``W`` in another type than the working type is copied, ``[chunk, d]``."""
 
 KEPT_ENTRIES = 2**25
-"""Entries of logits kept from the first pass over the vocabulary for the second: 128 MB in float32. It saves a third
-of the products where all fit (600 tokens, a vocabulary of 50,000)."""
+"""Entries of logits kept from the first pass over the vocabulary for the second: 128 MB in float32. Where all fit (680
+tokens, a vocabulary of 50,000) it saves a third of the products with ``W``."""
 
 
 class HeadOptions(TypedDict, total=False):
@@ -38,14 +38,16 @@ class HeadOptions(TypedDict, total=False):
 
     ``bias``: ``[V]`` or None. ``scale``: the factor ``s`` on all logits (Cohere, Granite), 1 by default. ``softcap``:
     ``C`` of the soft cap (Gemma 2), None for none. ``chunk``: vocabulary entries at a time, None (the default) for as
-    many as make a temporary of 16 MB; the memory of a call is ``O(N·chunk + N² + N·d)`` and up to 128 MB of logits that
-    are kept from one pass over the vocabulary to the next. The result does not depend on it.
+    many as make a temporary of 8 MB; the memory of a call is ``O(N·chunk + N² + N·d)`` and up to 128 MB of logits that
+    are kept from one pass over the vocabulary to the next. The result does not depend on it. ``products``: a type for
+    the factors of the large matrix products (bfloat16 where it is fast), None for the working type.
     """
 
     bias: Tensor | None
     scale: float
     softcap: float | None
     chunk: int | None
+    products: torch.dtype | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,6 +65,7 @@ class Residuals:
     scale: float
     softcap: float | None
     chunk: int
+    products: torch.dtype | None
     logps: Tensor
     misses: Tensor
     log_normalisers: Tensor
@@ -70,7 +73,9 @@ class Residuals:
 
     def chunks(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Yields ``(columns, R[:, columns], W[columns])`` over the vocabulary, in the working type."""
-        for columns, weights, u in _pre_activations(self.states, self.unembedding, self.bias, self.chunk, self.kept):
+        for columns, weights, u in _pre_activations(
+            self.states, self.unembedding, self.bias, self.chunk, self.products, self.kept
+        ):
             rows = (_logits(u, self.scale, self.softcap) - self.log_normalisers.unsqueeze(1)).exp_().neg_()
             inside, at = _targets(self.tokens, columns)
             rows.scatter_(1, at, torch.where(inside, self.misses.unsqueeze(1), rows.gather(1, at)))
@@ -86,7 +91,7 @@ class Residuals:
         """``U = R W``, ``[N, d]``: the gradient of each ``ln p_k(y_k)`` in its own hidden embedding."""
         out = torch.zeros_like(self.states)
         for _, rows, weights in self.chunks():
-            out.addmm_(rows, weights)
+            out += product(rows, weights, self.products)
         return out
 
 
@@ -99,6 +104,7 @@ def residuals(
     scale: float = 1.0,
     softcap: float | None = None,
     chunk: int | None = None,
+    products: torch.dtype | None = None,
 ) -> Residuals:
     """First pass over the vocabulary: the log-probabilities of the tokens and all that their residual rows need.
 
@@ -106,7 +112,7 @@ def residuals(
         states: ``[N, d]``, hidden embeddings that enter the head, any floating type.
         unembedding: ``W``, ``[V, d]``, any floating type; chunks of it are upcast, never the whole.
         tokens: ``[N]``, the token that each state predicts, in ``0..V−1``.
-        bias: see :class:`HeadOptions`, likewise ``scale``, ``softcap`` and ``chunk``.
+        bias: see :class:`HeadOptions`, likewise ``scale``, ``softcap``, ``chunk`` and ``products``.
 
     Raises:
         ValueError: when shapes, token ids or options do not fit.
@@ -123,7 +129,7 @@ def residuals(
     rest = torch.full((len(H),), -math.inf, dtype=dtype, device=H.device)
     target = torch.zeros_like(rest)
     with full_precision():
-        for columns, _, u in _pre_activations(H, W, b, width):
+        for columns, _, u in _pre_activations(H, W, b, width, products):
             if (len(kept) + 1) * width * len(H) <= KEPT_ENTRIES:
                 kept.append(u)
             z = _logits(u, scale, softcap)
@@ -141,6 +147,7 @@ def residuals(
         scale=scale,
         softcap=softcap,
         chunk=width,
+        products=products,
         logps=logsigmoid(target - rest),
         misses=torch.sigmoid(rest - target),
         log_normalisers=torch.logaddexp(rest, target),
@@ -161,15 +168,21 @@ def shared_contexts(chosen_ids: Tensor, rejected_ids: Tensor) -> int:
 
 
 def _pre_activations(
-    H: Tensor, W: Tensor, bias: Tensor | None, chunk: int, kept: tuple[Tensor, ...] = ()
+    H: Tensor,
+    W: Tensor,
+    bias: Tensor | None,
+    chunk: int,
+    products: torch.dtype | None,
+    kept: tuple[Tensor, ...] = (),
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """``(columns, W[columns], u)`` over the vocabulary; of the weights, only those of a chunk are copied to H's type."""
     for index, start in enumerate(range(0, len(W), chunk)):
         columns = slice(start, min(start + chunk, len(W)))
-        weights = W[columns].to(H.device, H.dtype)
+        weights = W[columns].to(H.device, products or H.dtype)
         if index < len(kept):
             yield columns, weights, kept[index]
         else:
-            u = H @ weights.T
+            u = product(H, weights.T, products)
             yield columns, weights, u if bias is None else u.add_(bias[columns])
 
 

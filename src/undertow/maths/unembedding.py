@@ -13,8 +13,8 @@ What it cannot say: it is exact for training ``W`` alone. With equal weights a s
 this level; that comes from ``hh``. With tied embeddings this is the gradient of the output role only.
 
 The functions of a pair take the options of :class:`~undertow.maths.residuals.HeadOptions` by name: ``bias``,
-``scale``, ``softcap``, ``chunk``; the others take the rows. Nothing larger than ``[N, chunk]``, ``[N, N]``, ``[N, d]``
-and the kept logits is made, N = n⁺ + n⁻.
+``scale``, ``softcap``, ``chunk``, ``products``; the others take the rows. Nothing larger than ``[N, chunk]``,
+``[N, N]``, ``[N, d]`` and the kept logits is made, N = n⁺ + n⁻.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from undertow.maths.precision import full_precision, in_float64
+from undertow.maths.precision import full_precision, in_float64, product
 from undertow.maths.residuals import HeadOptions, Residuals, residuals, shared_contexts
 
 __all__ = [
@@ -148,26 +148,25 @@ def products_of(rows: Residuals, chosen_tokens: int, shared: int) -> TokenProduc
         alpha = rows.states.new_zeros(len(rows.tokens), len(rows.tokens))
         pushes = torch.zeros_like(rows.states)
         for _, R, W in rows.chunks():
-            alpha.addmm_(R, R.T)
-            pushes.addmm_(R, W)
+            alpha += product(R, R.T, rows.products)
+            pushes += product(R, W, rows.products)
         gram = rows.states @ rows.states.T
     return TokenProducts(rows.logps, alpha, gram, pushes, chosen_tokens, shared)
 
 
 def sum_products(tokens: TokenProducts) -> PairProducts:
     """Sums the token level to one number each, in float64."""
-    n = tokens.chosen_tokens
-    weighted = in_float64(tokens.alpha) * in_float64(tokens.gram)
+    n, alpha, gram = tokens.chosen_tokens, tokens.alpha, tokens.gram
     logps = in_float64(tokens.logps)
-    positive = torch.cat([tokens.alpha_chosen, tokens.alpha_cross], dim=1) > 0
+    positive = (tokens.alpha_chosen > 0).sum() + (tokens.alpha_cross > 0).sum()
     return PairProducts(
         logp_chosen=logps[:n].sum(),
         logp_rejected=logps[n:].sum(),
-        gg_chosen=weighted[:n, :n].sum(),
-        gg_cross=weighted[:n, n:].sum(),
-        gg_rejected=weighted[n:, n:].sum(),
+        gg_chosen=_sum_of_products(alpha[:n, :n], gram[:n, :n]),
+        gg_cross=_sum_of_products(alpha[:n, n:], gram[:n, n:]),
+        gg_rejected=_sum_of_products(alpha[n:, n:], gram[n:, n:]),
         **_hidden_products(tokens.pushes, n, tokens.shared),
-        alpha_positive=in_float64(positive.sum()) / positive.numel(),
+        alpha_positive=in_float64(positive) / (n * alpha.shape[1]),
     )
 
 
@@ -191,7 +190,7 @@ def pair_products_direct(
         pushes = torch.zeros_like(rows.states)
         gg = [in_float64(rows.states.new_zeros(())) for _ in range(3)]
         for _, R, W in rows.chunks():
-            pushes.addmm_(R, W)
+            pushes += product(R, W, rows.products)
             G_w, G_l = R[:n].T @ rows.states[:n], R[n:].T @ rows.states[n:]
             for i, (left, right) in enumerate(((G_w, G_w), (G_w, G_l), (G_l, G_l))):
                 gg[i] = gg[i] + (in_float64(left) * in_float64(right)).sum()
@@ -247,7 +246,7 @@ def accumulate_update(total: Tensor, rows: Residuals, weights: Tensor) -> None:
     weighted = rows.states * weights.to(rows.states).unsqueeze(1)
     with full_precision():
         for columns, R, _ in rows.chunks():
-            total[columns] += (R.T @ weighted).to(total.device, total.dtype)
+            total[columns] += product(R.T, weighted, rows.products).to(total.device, total.dtype)
 
 
 @torch.no_grad()
@@ -273,7 +272,7 @@ def pull(update: Tensor, rows: Residuals) -> Tensor:
     out = in_float64(rows.states.new_zeros(len(rows.tokens)))
     with full_precision():
         for columns, R, _ in rows.chunks():
-            moved = rows.states @ update[columns].to(R.device, R.dtype).T
+            moved = product(rows.states, update[columns].to(R.device, R.dtype).T, rows.products)
             out += in_float64((R * moved).sum(1))
     return out
 
@@ -287,6 +286,12 @@ def _stack(
                 f"{name}: states must be [n, d] and ids [n] with n ≥ 1, got {tuple(H.shape)} and {tuple(ids.shape)}"
             )
     return torch.cat([chosen_states, rejected_states]), torch.cat([chosen_ids, rejected_ids])
+
+
+def _sum_of_products(a: Tensor, b: Tensor) -> Tensor:
+    """``Σ a∘b`` in float64, some rows at a time: no float64 copy of the whole."""
+    parts = [(in_float64(x) * in_float64(y)).sum() for x, y in zip(a.split(256), b.split(256), strict=True)]
+    return torch.stack(parts).sum()
 
 
 def _hidden_products(pushes: Tensor, n: int, shared: int) -> dict[str, Tensor]:

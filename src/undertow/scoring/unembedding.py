@@ -15,6 +15,7 @@ from undertow.maths.losses import Logps, PairLoss
 from undertow.maths.precision import in_float64
 from undertow.maths.residuals import Residuals, residuals, shared_contexts
 from undertow.maths.unembedding import PairProducts, accumulate_update, products_of, pull, sum_products
+from undertow.models.device import multiplies_bfloat16
 from undertow.models.families import Head
 from undertow.models.forward import PairStates
 
@@ -34,10 +35,23 @@ Row = dict[str, object]
 
 
 def residual_rows(states: PairStates, head: Head) -> Residuals:
-    """The residual rows of both responses' tokens, chosen first; the states after the last tokens predict nothing."""
-    ids = torch.tensor(states.pair.chosen + states.pair.rejected, device=states.chosen.device)
+    """The residual rows of both responses' tokens, chosen first; the states after the last tokens predict nothing.
+
+    The large products have bfloat16 factors where the model is in bfloat16 and the processor multiplies it natively,
+    else float32: a model in float32 keeps all its digits, and emulated products would be slower, not faster.
+    """
     predictive = torch.cat([states.chosen[:-1], states.rejected[:-1]])
-    return residuals(predictive, head.weight, ids, bias=head.bias, scale=head.scale, softcap=head.softcap)
+    ids = torch.tensor(states.pair.chosen + states.pair.rejected, device=predictive.device)
+    fast = predictive.dtype == torch.bfloat16 and multiplies_bfloat16(predictive.device)
+    return residuals(
+        predictive,
+        head.weight,
+        ids,
+        bias=head.bias,
+        scale=head.scale,
+        softcap=head.softcap,
+        products=torch.bfloat16 if fast else None,
+    )
 
 
 def response_logps(states: PairStates, head: Head) -> tuple[float, float]:

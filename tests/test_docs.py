@@ -1,0 +1,48 @@
+"""The examples of the documentation: what a page says an example prints is what it prints."""
+
+from __future__ import annotations
+
+import doctest
+import functools
+import re
+from pathlib import Path
+
+import pytest
+
+import undertow as ut
+
+DOCS = Path(__file__).parents[1] / "docs"
+_BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+
+
+def examples(page: Path) -> list[str]:
+    """The Python blocks of a page, in order."""
+    return _BLOCK.findall(page.read_text(encoding="utf-8"))
+
+
+def run_prompts(page: Path) -> doctest.TestResults:
+    text = "\n".join(block for block in examples(page) if block.startswith(">>>"))
+    test = doctest.DocTestParser().get_doctest(text, {}, page.name, str(page), 0)
+    assert test.examples, f"{page.name} has no example"
+    return doctest.DocTestRunner(optionflags=_OPTIONS).run(test)
+
+
+@pytest.fixture(scope="module")
+def one_model():
+    """The demo model, loaded once for all pages."""
+    pytest.importorskip("gguf")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("undertow.models.loading.load_model", functools.cache(ut.load_model))
+        yield
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("page", ["ches.md", "exact.md", "cases.md", "pull.md", "tilt.md"])
+def test_a_page_shows_what_its_example_prints(page: str, one_model) -> None:
+    assert run_prompts(DOCS / page).failed == 0
+
+
+def test_every_page_is_linked_from_the_readme() -> None:
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    assert [page.name for page in DOCS.glob("*.md") if f"docs/{page.name}" not in readme] == []
