@@ -23,7 +23,13 @@ def instance(dtype=torch.float64, N=7, V=23, d=5):
 
 @pytest.mark.parametrize(
     "head",
-    [{}, {"scale": 0.3}, {"softcap": 2.0}, {"scale": 0.5, "softcap": 1.5}, {"bias": torch.linspace(-1, 1, 23).double()}],
+    [
+        {},
+        {"scale": 0.3},
+        {"softcap": 2.0},
+        {"scale": 0.5, "softcap": 1.5},
+        {"bias": torch.linspace(-1, 1, 23).double()},
+    ],
     ids=["plain", "scale", "cap", "scale-cap", "bias"],
 )
 @pytest.mark.parametrize("chunk", [1, 4, None])

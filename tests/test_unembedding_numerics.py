@@ -27,9 +27,7 @@ def values(products: PairProducts) -> dict[str, float]:
     return {f.name: getattr(products, f.name).item() for f in fields(products)}
 
 
-def random_pair(
-    dtype: torch.dtype, *, V: int, d: int, seed: int = 9
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def random_pair(dtype: torch.dtype, *, V: int, d: int, seed: int = 9) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     g = torch.Generator().manual_seed(seed)
     H_w, H_l, W = (torch.randn(n, d, generator=g).to(dtype) for n in (4, 5, V))
     return H_w, H_l, W, torch.randint(0, V, (4,), generator=g), torch.randint(0, V, (5,), generator=g)

@@ -9,6 +9,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from rich.text import Text
 
 from undertow.cli.terminal import plain
@@ -33,8 +34,8 @@ class TerminalWatcher:
         self._bars = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            _Done(),
+            BarColumn(bar_width=12),  # all of a line fits 80 columns
+            _Done(table_column=Column(no_wrap=True)),
             TimeRemainingColumn(),
             console=self._console,
             disable=quiet or not sys.stderr.isatty(),

@@ -26,6 +26,22 @@ BARS = 24
 SHOWN_PAIRS = 5
 KIND_COLUMNS = ("dlogp_chosen", "ln_ches", "edit_distance")
 LENGTHS = ("chosen_tokens", "rejected_tokens")
+QUANTILES = {"0": "min", "0.05": "5%", "0.5": "50%", "0.95": "95%", "1": "max"}
+QUANTILES_OF = (
+    "prompt_tokens",
+    *LENGTHS,
+    "edit_distance",
+    "ches",
+    "ln_ches",
+    "logp_chosen",
+    "logp_rejected",
+    "gg_cross",
+    "alpha_positive",
+    "dlogp_chosen",
+    "dlogp_rejected",
+    "pull_own",
+    "pull_others",
+)
 CASES = {
     "1": "chosen up, rejected down",
     "2": "both down",
@@ -81,6 +97,32 @@ def print_filter(out: Path, summary: FilterSummary) -> None:
     console.print(f"written: {plain(str(out))}", markup=False)
 
 
+def print_train(out: Path, summary: Mapping[str, Any]) -> None:
+    """What a training run came to: steps, loss, and where the probability of the probe set went."""
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(
+        f"{summary['steps']:,} steps on {summary['data']['pairs']:,} pairs, mean loss {summary['loss']:.4f}; "
+        f"model in {plain(str(out))}/model",
+        markup=False,
+    )
+    tracked = summary["tracked"]
+    if not tracked:
+        return
+    table = Table(title=f"\nThe probe set at step {tracked['step']}", title_justify="left", show_edge=False)
+    table.add_column("tracked")
+    table.add_column("value", justify="right")
+    for name, value in tracked.items():
+        if isinstance(value, float):
+            table.add_row(plain(name), _number(value))
+    console.print(table)
+    gained = [
+        f"{one_line(repr(text), 20)} {gain:+.3f}"
+        for text, gain in zip(tracked["gaining_tokens"], tracked["gaining"], strict=True)
+        if gain > 0
+    ]
+    console.print(f"Gained most where the two responses part: {', '.join(gained) or 'no token'}", markup=False)
+
+
 def print_json(summary: Mapping[str, Any]) -> None:
     """The machine-readable summary: one line, the last of standard output."""
     print(json.dumps(summary, ensure_ascii=True, allow_nan=False), flush=True)
@@ -120,7 +162,8 @@ def print_extremes(console: Console, scores: pa.Table, by: str, pairs: Mapping[i
     for title, chosen in (("most displacing", order[:count]), ("least displacing", order[::-1][:count])):
         table = Table(title=f"{count} pairs expected {title}, by {by}", title_justify="left", show_edge=False)
         # On a terminal of 80 columns there is room for the text or for the lengths.
-        wanted = ("row", by, "ln_ches") if pairs else ("row", by, "case", "ln_ches", "edit_distance", *LENGTHS)
+        second = "case" if "case" in scores.schema.names else "edit_distance"
+        wanted = ("row", by, "ln_ches") if pairs else ("row", by, second, "ln_ches", *LENGTHS)
         names = [name for name in dict.fromkeys(wanted) if name in scores.schema.names]
         for name in names:
             table.add_column(name, justify="right", no_wrap=True)
@@ -155,13 +198,15 @@ def _head(console: Console, out: Path, summary: Mapping[str, Any]) -> None:
 
 
 def _quantiles(console: Console, quantiles: Mapping[str, Mapping[str, float] | None]) -> None:
+    """The columns people look at; ``audit.json`` holds those of all."""
     table = Table(title="\nQuantiles", title_justify="left", show_edge=False)
-    table.add_column("column")
-    shown = {name: values for name, values in quantiles.items() if values}
-    for q in next(iter(shown.values())):
-        table.add_column({"0": "min", "1": "max"}.get(q, f"{float(q):.0%}"), justify="right")
-    for name, values in shown.items():
-        table.add_row(name, *(_number(value) for value in values.values()))
+    table.add_column("column", no_wrap=True)
+    for title in QUANTILES.values():
+        table.add_column(title, justify="right", no_wrap=True)
+    for name in QUANTILES_OF:
+        values = quantiles.get(name)
+        if values:
+            table.add_row(name, *(_number(values[q]) for q in QUANTILES))
     console.print(table)
 
 

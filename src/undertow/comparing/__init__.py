@@ -1,0 +1,1 @@
+"""What moved between two checkpoints, pair by pair, and where the probability went."""

@@ -1,0 +1,1 @@
+"""Preference training with displacement tracked, and guards that act on what is tracked."""

@@ -1,0 +1,53 @@
+"""Tokens on disk to training batches: a packed row, the pairs' lengths and what the reference says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from undertow.data.packing import pack
+from undertow.data.tokens import TokenPair
+from undertow.scoring.spool import TokenSpool
+
+Item = tuple[TokenPair, float, float]
+
+
+class PairDataset(Dataset[Item]):
+    """Pairs by their number, read from the spool when they are asked for, with their reference log-probabilities.
+
+    ``kept`` are the numbers of the pairs to train on, in the spool's order; all where None.
+    """
+
+    def __init__(self, spool: TokenSpool, reference: NDArray[np.float64], kept: Sequence[int] | None = None) -> None:
+        self._spool, self._reference = spool, reference
+        self._kept = range(spool.pairs) if kept is None else kept
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getitem__(self, index: int) -> Item:
+        at = self._kept[index]
+        (pair,) = self._spool.read(at, at + 1)
+        chosen, rejected = self._reference[at].tolist()
+        return pair, chosen, rejected
+
+
+def collate(items: Sequence[Item]) -> dict[str, Any]:
+    """A batch as the trainer passes it on: one packed row for all of its pairs."""
+    pairs = [pair for pair, *_ in items]
+    (batch,) = pack(pairs, sum(pair.total for pair in pairs))
+    return {
+        "input_ids": batch.input_ids,
+        "position_ids": batch.position_ids,
+        "trees": batch.trees,
+        "pairs": batch.pairs,
+        "ref_chosen": torch.tensor([chosen for _, chosen, _ in items], dtype=torch.float64),
+        "ref_rejected": torch.tensor([rejected for *_, rejected in items], dtype=torch.float64),
+        "chosen_tokens": torch.tensor([pair.chosen_tokens for pair in pairs]),
+        "rejected_tokens": torch.tensor([pair.rejected_tokens for pair in pairs]),
+    }

@@ -1,0 +1,122 @@
+"""The trainer: transformers' own, with our batches, our loss, and checkpoints that stand whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from undertow.errors import UndertowError
+from undertow.maths.losses import Logps, PairLoss
+
+STAGING = ".checkpoint.tmp"
+_COMPLETE = "trainer_state.json"  # what transformers writes last
+
+
+class DivergedError(UndertowError):
+    """The loss is no number any more: training cannot go on from here."""
+
+
+class PreferenceTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
+    """``transformers.Trainer`` over packed pairs.
+
+    Args:
+        loss: the preference loss; its mean over a batch's pairs is what is minimised.
+        **trainer: everything that ``transformers.Trainer`` takes.
+    """
+
+    def __init__(self, *, loss: PairLoss, **trainer: Any) -> None:
+        super().__init__(**trainer)
+        self.loss = loss
+        # Each batch's loss is its mean: transformers shall divide by the number of batches accumulated.
+        self.model_accepts_loss_kwargs = False
+        self._sums: dict[str, list[Tensor]] = {}
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The mean loss of a batch.
+
+        Raises:
+            DivergedError: it is not finite; the message names the step and the pairs.
+        """
+        pairs = inputs["pairs"]
+        found = model(input_ids=inputs["input_ids"], position_ids=inputs["position_ids"], trees=inputs["trees"])
+        logps = Logps(
+            chosen=found["chosen"].double(),
+            rejected=found["rejected"].double(),
+            ref_chosen=inputs["ref_chosen"],
+            ref_rejected=inputs["ref_rejected"],
+            chosen_tokens=inputs["chosen_tokens"],
+            rejected_tokens=inputs["rejected_tokens"],
+        )
+        loss = self.loss.at_step(self.state.global_step)(logps).mean()
+        if not torch.isfinite(loss):
+            raise DivergedError(_diverged(self, pairs, float(loss)))
+        self._note(logps)
+        return (loss, found) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the means since the last log: log-probability ratios, margin and accuracy, under their usual names."""
+        if "loss" in logs:
+            logs |= {name: torch.stack(values).mean().item() for name, values in self._sums.items()}
+            self._sums = {}
+        super().log(logs, start_time)
+
+    def _note(self, logps: Logps) -> None:
+        with torch.no_grad():
+            for name, value in (
+                ("logps/chosen", logps.chosen),
+                ("logps/rejected", logps.rejected),
+                ("rewards/chosen", logps.chosen_logratio),
+                ("rewards/rejected", logps.rejected_logratio),
+                ("rewards/margins", logps.corrected_margin),
+                ("rewards/accuracies", (logps.corrected_margin > 0).double()),
+            ):
+                self._sums.setdefault(name, []).append(value.detach().mean())
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Written into a folder beside, and renamed when it is complete: a kill or a full disk harms none before it."""
+        name, out = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}", Path(self.args.output_dir)
+        staging = out / STAGING
+        if self.args.should_save:
+            shutil.rmtree(staging, ignore_errors=True)
+        before, limit = self.args.output_dir, self.args.save_total_limit
+        self.args.output_dir, self.args.save_total_limit = str(staging), None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.output_dir, self.args.save_total_limit = before, limit
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            shutil.rmtree(out / name, ignore_errors=True)
+            (staging / name).replace(out / name)
+            shutil.rmtree(staging, ignore_errors=True)
+            for old in complete_checkpoints(out)[: -(limit or 1)]:
+                shutil.rmtree(old)
+        self.accelerator.wait_for_everyone()
+
+
+def complete_checkpoints(out: Path) -> list[Path]:
+    """The checkpoints of a folder that stand whole, by step."""
+    found = (path for path in out.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if (path / _COMPLETE).is_file())
+    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def _diverged(trainer: PreferenceTrainer, pairs: Any, loss: float) -> str:
+    last = complete_checkpoints(Path(trainer.args.output_dir))
+    ids = ", ".join(f"{pair.pair_id} (row {pair.row})" for pair in pairs)
+    return (
+        f"The loss is {loss} at step {trainer.state.global_step + 1}, on the pairs {ids}. "
+        f"{f'The last checkpoint is {last[-1]}' if last else 'There is no checkpoint yet'}; "
+        "try a smaller --lr, or leave out these pairs."
+    )

@@ -1,0 +1,162 @@
+"""``undertow train`` as users run it: it learns, tracks, resumes, and refuses what it must."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import undertow as ut
+from command import run, some_rows, spawn, write_jsonl
+from tiny import tiny_folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_folder(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def prefs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_jsonl(tmp_path_factory.mktemp("data") / "prefs.jsonl", some_rows(24))
+
+
+def arguments(model: Path, prefs: Path) -> list:
+    return [
+        "train", prefs, "--model", model, "--max-length", 400, "--lr", 1e-3, "--max-steps", 12, "--save-every", 4,
+        "--track-every", 3, "--batch-size", 3, "--dtype", "float32", "--device", "cpu",
+    ]  # fmt: skip
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "model" / "model.safetensors")
+
+
+def test_training_learns_and_tells_where_probability_went(capsys, model: Path, prefs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    code, stdout, err = run(capsys, *arguments(model, prefs), "--watch", "yes=Yes,Sure", "--out", out, "--json")
+    assert code == 0, err
+    summary = json.loads(stdout.splitlines()[-1])
+    assert summary["steps"] == 12
+    rows = pq.read_table(out / "tracking.parquet").to_pylist()
+    assert [row["step"] for row in rows] == [0, 3, 6, 9, 12]
+    assert rows[0]["chosen_change"] == rows[0]["displaced"] == 0
+    assert rows[-1]["margin_change"] > 0.1
+    assert rows[-1]["watch/yes"] != 0
+    assert len(rows[-1]["gaining_tokens"]) == 3
+    log = json.loads((out / "checkpoint-12" / "trainer_state.json").read_text())["log_history"]
+    assert any("displacement/displaced" in entry for entry in log)
+    losses = [entry["loss"] for entry in log if "loss" in entry]
+    assert losses[0] == pytest.approx(np.log(2), abs=1e-4)
+    assert losses[-1] < losses[0]
+    # What was tracked is what the trained model's scores say.
+    after = ut.audit(
+        ut.read_pairs(prefs),
+        ut.load_model(str(out / "model"), dtype="float32"),
+        tokens=ut.TokenSettings(max_length=400),
+    )
+    assert np.mean(after["logp_chosen"]) == pytest.approx(rows[-1]["chosen_logp"], rel=1e-4)
+    assert "Gained most" in stdout
+
+
+def test_the_first_step_moves_as_the_audit_said(capsys, model: Path, prefs: Path, tmp_path: Path) -> None:
+    """One small step of plain descent on one pair: the change of both log-probabilities is first order in the rate."""
+    one = write_jsonl(tmp_path / "one.jsonl", some_rows(24)[:1])
+    lr = 1e-5
+    found = {}
+    for loss in ("dpo", "ipo"):
+        out = tmp_path / loss
+        code, _, err = run(
+            capsys, "train", one, "--model", model, "--max-length", 400, "--lr", lr, "--max-steps", 1, "--loss", loss,
+            "--batch-size", 1, "--track-every", 1, "--schedule", "constant", "--out", out,
+        )  # fmt: skip
+        assert code == 0, err
+        found[loss] = pq.read_table(out / "tracking.parquet").to_pylist()[-1]
+    assert found["dpo"]["margin_change"] > 0
+    # RMSProp's first step does not depend on the size of the gradient, only on its direction.
+    assert found["ipo"]["margin_change"] == pytest.approx(found["dpo"]["margin_change"], rel=1e-2)
+
+
+def test_killed_and_started_again_ends_with_the_same_weights(model: Path, prefs: Path, tmp_path: Path) -> None:
+    base = arguments(model, prefs)
+    spawn(*base, "--out", tmp_path / "whole", "--quiet").join()
+    out = tmp_path / "out"
+    killed = 0
+    for step in (4, 8):
+        process = spawn(*base, "--out", out, "--quiet")
+        while process.is_alive() and not (out / f"checkpoint-{step}" / "trainer_state.json").exists():
+            time.sleep(0.005)
+        process.kill()
+        process.join()
+        killed += process.exitcode == -signal.SIGKILL
+    assert killed == 2
+    spawn(*base, "--out", out, "--quiet").join()
+    one, two = weights(tmp_path / "whole"), weights(out)
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    tracking = [pq.read_table(folder / "tracking.parquet") for folder in (tmp_path / "whole", out)]
+    assert tracking[0].equals(tracking[1])
+    assert not list(out.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--loss", "nonsense"], "there is no loss"),
+        (["--lr", "0"], "--lr 0.0"),
+        (["--batch-size", "0"], "--batch-size 0"),
+        (["--optimiser", "sgd"], "--optimiser sgd"),
+        (["--report-to", "paper"], "--report-to paper"),
+        (["--watch", "yes"], "--watch yes"),
+        (["--config", "/nowhere.yaml"], "--config /nowhere.yaml"),
+        (["--loss", "rebel", "--loss-args", "eta=1"], "numbers that training does not have"),
+    ],
+)
+def test_wrong_options(capsys, model: Path, prefs: Path, tmp_path: Path, options, message) -> None:
+    code, _, err = run(capsys, *arguments(model, prefs), *options, "--out", tmp_path / "out")
+    assert (code, message in err) == (2, True), err
+
+
+def test_a_recipe_gives_options_and_the_command_line_wins(capsys, model: Path, prefs: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"model: {model}\nloss: simpo\nloss-args: {{gamma: 0.5}}\nlr: 1e-4\nmax-steps: 2\nmax_length: 400\n"
+    )
+    code, out, err = run(
+        capsys, "train", prefs, "--config", recipe, "--lr", 2e-4, "--out", tmp_path / "run", "--json", "--quiet"
+    )
+    assert code == 0, err
+    told = json.loads(out.splitlines()[-1])["arguments"]
+    assert told["loss"] == "SimPO(beta=2.0, gamma=0.5)"
+    assert (told["lr"], told["max_steps"]) == (2e-4, 2)
+    recipe.write_text("learning_rate: 1\n")
+    code, _, err = run(capsys, "train", prefs, "--config", recipe, "--out", tmp_path / "other")
+    assert (code, "there is no option 'learning_rate'" in err) == (2, True), err
+
+
+def test_another_run_in_the_folder_is_refused(capsys, model: Path, prefs: Path, tmp_path: Path) -> None:
+    base = [*arguments(model, prefs), "--out", tmp_path / "out"]
+    assert run(capsys, *base, "--quiet")[0] == 0
+    code, _, err = run(capsys, *base, "--lr", "1e-5")
+    assert (code, "option lr" in err) == (2, True), err
+    code, _, err = run(capsys, *base)
+    assert (code, "finished already" in err) == (0, True)
+
+
+def test_lora_trains_an_adapter_and_leaves_a_whole_model(capsys, model: Path, prefs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    code, _, err = run(capsys, *arguments(model, prefs), "--lora-r", 4, "--out", out)
+    assert code == 0, err
+    assert (out / "checkpoint-12" / "adapter_model.safetensors").exists()
+    before, after = load_file(model / "model.safetensors"), weights(out)
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert changed
+    assert "model.embed_tokens.weight" not in changed
+    ut.load_model(str(out / "model"))
