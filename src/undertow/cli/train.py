@@ -15,7 +15,7 @@ EPILOG = """[bold]Examples[/bold]
 
 undertow train prefs.jsonl --model ./sft --loss dpo --beta 0.1 --lr 1e-6 --out run
 
-undertow train prefs.jsonl --model ./sft --loss simpo --lora-r 16 --lr 5e-5 --watch refusal="I,Sorry,Unfortunately" --out run
+undertow train prefs.jsonl --model ./sft --loss simpo --lora-r 16 --lr 5e-5 --watch refusal=I,Sorry --out run
 
 undertow train prefs.jsonl --config recipe.yaml --out run
 

@@ -50,7 +50,7 @@ class _TokenLogps(torch.autograd.Function):
         return rows.logps
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         states, unembedding = ctx.saved_tensors
         rows: Residuals = ctx.rows

@@ -31,7 +31,7 @@ def as_like(value: Tensor | float, like: Tensor) -> Tensor:
 
 
 def product(a: Tensor, b: Tensor, kind: torch.dtype | None = None) -> Tensor:
-    """``a @ b`` in the type of ``a``; with ``kind`` (bfloat16) both factors are rounded to it, and the sums are float32.
+    """``a @ b`` in the type of ``a``; with ``kind`` (bfloat16) both factors are rounded to it, the sums are float32.
 
     A processor that multiplies bfloat16 natively does so several times faster. The result then has about three digits:
     on a CUDA device rounded once, at the factors; on a CPU also at the end, since its kernels return bfloat16.

@@ -175,7 +175,7 @@ def _pre_activations(
     products: torch.dtype | None,
     kept: tuple[Tensor, ...] = (),
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """``(columns, W[columns], u)`` over the vocabulary; of the weights, only those of a chunk are copied to H's type."""
+    """``(columns, W[columns], u)`` over the vocabulary; only a chunk of the weights is copied to H's type."""
     for index, start in enumerate(range(0, len(W), chunk)):
         columns = slice(start, min(start + chunk, len(W)))
         weights = W[columns].to(H.device, products or H.dtype)

@@ -290,8 +290,8 @@ def _stack(
 
 def _sum_of_products(a: Tensor, b: Tensor) -> Tensor:
     """``Σ a∘b`` in float64, some rows at a time: no float64 copy of the whole."""
-    parts = [(in_float64(x) * in_float64(y)).sum() for x, y in zip(a.split(256), b.split(256), strict=True)]
-    return torch.stack(parts).sum()
+    slabs = [slice(begin, begin + 256) for begin in range(0, len(a), 256)]
+    return torch.stack([(in_float64(a[slab]) * in_float64(b[slab])).sum() for slab in slabs]).sum()
 
 
 def _hidden_products(pushes: Tensor, n: int, shared: int) -> dict[str, Tensor]:

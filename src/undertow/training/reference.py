@@ -28,7 +28,7 @@ def reference_key(data: str, tokens: str, weights: str, dtype: torch.dtype) -> s
 def reference_logps(
     spool: TokenSpool, model: Model, folder: Path, key: str, *, batch_tokens: int, watch: Watcher
 ) -> Logps:
-    """``[pairs, 2]``: ``ln π_ref`` of every chosen and rejected response, in nats; from the folder where it is there."""
+    """``[pairs, 2]``: ``ln π_ref`` of each chosen and rejected response, in nats; from the folder where it is there."""
     path = folder / f"reference-{key}.npy"
     found = _load(path, spool.pairs)
     if found is not None:

@@ -111,8 +111,8 @@ def _train(
     result = trainer.train(resume_from_checkpoint=str(done[-1]) if done else None)
     if settings.lora_r:
         hf.merge_and_unload()  # the adapter itself stands in the checkpoints
-    last = {key: value for key, value in (tracker.rows or [{}])[-1].items()}
-    return {"steps": result.global_step, "loss": result.training_loss, "tracked": last}
+    tracked = tracker.rows[-1] if tracker.rows else {}
+    return {"steps": result.global_step, "loss": result.training_loss, "tracked": tracked}
 
 
 def _trainable(model: Model, settings: TrainSettings) -> Any:

@@ -1,11 +1,10 @@
 """Where the probability goes during training: a fixed probe set, looked at every so many steps.
 
-A callback of transformers' Trainer. It works in Undertow's trainer and, through ``undertow.integrations.trl``, in TRL's.
+A callback of transformers' Trainer. It works in Undertow's trainer and, by ``undertow.integrations.trl``, in TRL's.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,8 +184,3 @@ class DisplacementCallback(TrainerCallback):  # type: ignore[misc]  # transforme
         self.model.hf.train(training)
         if self.trainer is not None and state.is_world_process_zero:
             self.trainer.log({f"displacement/{name}": value for name, value in self.latest.items()})
-
-
-def tracked_json(values: Mapping[str, float]) -> str:
-    """One line of what was tracked, for messages."""
-    return json.dumps({name: round(value, 4) for name, value in values.items()})
