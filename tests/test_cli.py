@@ -19,7 +19,7 @@ from tiny import tiny_folder
 from undertow.cli.terminal import one_line, plain
 
 
-@pytest.mark.parametrize("name", ["audit", "filter", "demo"])
+@pytest.mark.parametrize("name", ["audit", "filter", "train", "compare", "demo"])
 def test_help_teaches(capsys, name: str) -> None:
     code, out, _ = run(capsys, name, "--help")
     assert code == 0

@@ -229,15 +229,22 @@ def test_continuations_are_greedy_and_of_the_worst_pairs(done: Path, after: Path
         assert row["prompt"] in found["prompt"]
 
 
-@pytest.mark.parametrize("settings", [{"do_sample": True, "temperature": 9.0}, {"repetition_penalty": 5.0}])
-def test_a_models_own_generation_settings_do_not_make_greedy_something_else(before: Path, settings) -> None:
+def test_a_models_own_generation_settings_do_not_make_greedy_something_else(before: Path) -> None:
     model = ut.load_model(str(before), dtype="float32")
     plain = greedy(model, (5, 6, 7), (), 12)
     assert len(plain) == 12
-    for name, value in settings.items():
-        setattr(model.hf.generation_config, name, value)
-    assert greedy(model, (5, 6, 7), (), 12) == plain
-    assert all(getattr(model.hf.generation_config, name) == value for name, value in settings.items())
+    own = model.hf.generation_config
+    for name, value in (
+        ("do_sample", True),
+        ("temperature", 9.0),
+        ("repetition_penalty", 5.0),
+        ("suppress_tokens", [plain[0]]),
+        ("max_length", 5),
+    ):
+        setattr(own, name, value)
+        assert greedy(model, (5, 6, 7), (), 12) == plain, name
+        assert model.hf.generation_config is own
+        assert getattr(own, name) == value
 
 
 def test_continuations_end_where_a_turn_or_the_positions_end(before: Path) -> None:

@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from undertow import entanglement, flow, losses, similarity, tilt
+    from undertow.comparing.compare import compare
     from undertow.data.pairs import BadRow, Message, Pair
     from undertow.data.reading import read_pairs
     from undertow.data.tokens import TokenSettings
@@ -52,6 +53,7 @@ _HOMES = {
     "TokenSettings": "undertow.data.tokens",
     "UndertowError": "undertow.errors",
     "audit": "undertow.scoring.audit",
+    "compare": "undertow.comparing.compare",
     "filter_pairs": "undertow.scoring.filter",
     "load_model": "undertow.models.loading",
     "read_pairs": "undertow.data.reading",
@@ -76,6 +78,7 @@ __all__ = [
     "UndertowError",
     "__version__",
     "audit",
+    "compare",
     "entanglement",
     "filter_pairs",
     "flow",

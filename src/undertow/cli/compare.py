@@ -156,7 +156,7 @@ def print_compare(out: Path, summary: Mapping[str, Any]) -> None:
     console.print(how, markup=False, soft_wrap=True)
     _means(console, summary["means"])
     found = summary["displacement"]
-    console.print(f"\nDisplacement: {VERDICTS[found['verdict']]}.", markup=False)
+    console.print(f"\nDisplacement: {VERDICTS[found['verdict']]}.", markup=False, soft_wrap=True)
     if found["loss_before"] is not None:
         console.print(
             f"Mean loss {found['loss']}: {found['loss_before']:.4f} → {found['loss_after']:.4f}.", markup=False
@@ -200,20 +200,20 @@ def _worst(console: Console, out: Path) -> None:
     if not shown:
         return
     table = Table(title="\nPairs with the lowest change of ln π(chosen)", title_justify="left", show_edge=False)
-    names = ("row", "dlogp_chosen", "dlogp_rejected", "kl_chosen")
+    names = ("row", "dlogp_chosen", "dlogp_rejected")
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("gained", no_wrap=True)
     for pair in pairs.take(shown).to_pylist():
         moves = zip(pair["gained_tokens"] or (), pair["gained"] or (), strict=True)
         gained = ", ".join(f"{token!r} {change:+.2f}" for token, change in moves)
-        table.add_row(*(_number(pair[name]) for name in names), _text(gained, 48))
+        table.add_row(*(_number(pair[name]) for name in names), _text(gained, 40))
     console.print(table)
 
 
 def _prediction(console: Console, prediction: Mapping[str, Any]) -> None:
     table = Table(
-        title="\nThe audit's predictions against what happened (AUC: of displaced or not)",
+        title="\nThe audit's predictions against what happened (AUC of displaced)",
         title_justify="left",
         show_edge=False,
     )

@@ -76,6 +76,15 @@ def train(
         list[str] | None,
         typer.Option("--watch", help="NAME=WORD,WORD,…: how much probability a group gains.", rich_help_panel=TRACKING),
     ] = None,
+    guard: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--guard",
+            help="'CONDITION [for N] -> ACTION', e.g. 'displaced>0.5 for 2 -> stop'; actions warn, stop, rollback, "
+            "sft=0.1, drop=5%.",
+            rich_help_panel=TRACKING,
+        ),
+    ] = None,
     save_every: Annotated[int, typer.Option("--save-every", rich_help_panel=TRAINING)] = 100,
     keep_checkpoints: Annotated[int, typer.Option("--keep-checkpoints", rich_help_panel=TRAINING)] = 2,
     log_every: Annotated[int, typer.Option("--log-every", rich_help_panel=TRACKING)] = 1,

@@ -6,24 +6,13 @@ Both are streamed over the vocabulary, a chunk at a time, from the logits that g
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
 from undertow.maths.precision import full_precision, in_float64
-from undertow.maths.residuals import Residuals, _logits, _pre_activations
+from undertow.maths.residuals import Residuals
 
-__all__ = ["divergences", "log_probabilities"]
-
-
-def log_probabilities(rows: Residuals) -> Iterator[tuple[slice, Tensor]]:
-    """Yields ``(columns, ln p[:, columns])``, ``[N, chunk]`` in nats, over the vocabulary in order."""
-    with full_precision():
-        for columns, _, u in _pre_activations(
-            rows.states, rows.unembedding, rows.bias, rows.chunk, rows.products, rows.kept
-        ):
-            yield columns, _logits(u, rows.scale, rows.softcap) - rows.log_normalisers.unsqueeze(1)
+__all__ = ["divergences"]
 
 
 def divergences(before: Residuals, after: Residuals, at: int) -> tuple[Tensor, Tensor]:
@@ -49,11 +38,12 @@ def divergences(before: Residuals, after: Residuals, at: int) -> tuple[Tensor, T
         )
     total = torch.zeros(len(after.tokens), dtype=torch.float64)
     changes: list[Tensor] = []
-    both = zip(log_probabilities(before), log_probabilities(after), strict=True)
-    for (columns, old), (same, new) in both:
-        assert columns == same, "equal positions and vocabularies are cut alike"
-        total += in_float64(_kl_terms(old, new.to(old)).sum(1)).cpu()
-        changes.append(in_float64(new[at]).exp().cpu() - in_float64(old[at]).exp().cpu())
+    with full_precision():
+        both = zip(before.log_probabilities(), after.log_probabilities(), strict=True)
+        for (columns, old), (same, new) in both:
+            assert columns == same, "equal positions and vocabularies are cut alike"
+            total += in_float64(_kl_terms(old, new.to(old)).sum(1)).cpu()
+            changes.append(in_float64(new[at]).exp().cpu() - in_float64(old[at]).exp().cpu())
     return total, torch.cat(changes)
 
 

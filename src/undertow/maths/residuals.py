@@ -71,17 +71,23 @@ class Residuals:
     log_normalisers: Tensor
     kept: tuple[Tensor, ...]
 
+    def log_probabilities(self) -> Iterator[tuple[slice, Tensor]]:
+        """Yields ``(columns, ln p[:, columns])``, ``[N, chunk]`` in nats, over the vocabulary in order."""
+        for columns, _, u in self._pre_activations():
+            yield columns, _logits(u, self.scale, self.softcap) - self.log_normalisers.unsqueeze(1)
+
     def chunks(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Yields ``(columns, R[:, columns], W[columns])`` over the vocabulary, in the working type."""
-        for columns, weights, u in _pre_activations(
-            self.states, self.unembedding, self.bias, self.chunk, self.products, self.kept
-        ):
+        for columns, weights, u in self._pre_activations():
             rows = (_logits(u, self.scale, self.softcap) - self.log_normalisers.unsqueeze(1)).exp_().neg_()
             inside, at = _targets(self.tokens, columns)
             rows.scatter_(1, at, torch.where(inside, self.misses.unsqueeze(1), rows.gather(1, at)))
             if self.softcap is not None or self.scale != 1.0:
                 rows.mul_(_slope(u, self.scale, self.softcap))
             yield columns, rows, weights
+
+    def _pre_activations(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        return _pre_activations(self.states, self.unembedding, self.bias, self.chunk, self.products, self.kept)
 
     def rows(self) -> Tensor:
         """All of ``R``, ``[N, V]``: for small N only."""

@@ -28,6 +28,9 @@ from undertow.scoring.spool import TokenSpool
 from undertow.scoring.watch import Silent, Watcher
 from undertow.training.dataset import PairDataset, collate
 from undertow.training.forward import train_on_pairs
+from undertow.training.guard import Guards
+from undertow.training.guarding import GuardCallback, inside_limits
+from undertow.training.pulled import most_pulled
 from undertow.training.reference import Logps, reference_key, reference_logps
 from undertow.training.settings import TrainSettings
 from undertow.training.tracking import DisplacementCallback, Tracker, words_to_ids
@@ -94,25 +97,50 @@ def _train(
     tracker = Tracker(_probe(spool, settings.probe), model.tokenizer, out, groups)
     hf = _trainable(model, settings)
     train_on_pairs(model)
-    callbacks = [DisplacementCallback(model, tracker, every=settings.track_every)] if settings.track_every else []
+    tracking = DisplacementCallback(model, tracker, every=settings.track_every)
+    guard = GuardCallback(
+        Guards.parse(settings.guard),
+        tracker,
+        out,
+        pulled=lambda share: most_pulled(spool, model, settings.loss.make(), share, guard.mitigation.dropped),
+        tell=watch.note,
+    )
     trainer = PreferenceTrainer(
         loss=settings.loss.make(),
+        guard=guard,
         model=hf,
         args=_arguments(settings, out, model),
         train_dataset=PairDataset(spool, reference),
         data_collator=collate,
-        callbacks=callbacks,
+        callbacks=[tracking, guard] if settings.track_every else [],
     )
-    for callback in callbacks:
-        callback.trainer = trainer
+    tracking.trainer = trainer
     done = complete_checkpoints(out)
     if done:
         watch.note(f"going on from {done[-1].name}.")
+        guard.restore(done[-1])
+    watch.phase("training")
     result = trainer.train(resume_from_checkpoint=str(done[-1]) if done else None)
+    found = {"steps": result.global_step, "loss": result.training_loss, "firings": guard.firings}
+    if guard.mitigation.rollback:
+        found |= _roll_back(trainer, tracker, out, watch)
     if settings.lora_r:
         hf.merge_and_unload()  # the adapter itself stands in the checkpoints
-    tracked = tracker.rows[-1] if tracker.rows else {}
-    return {"steps": result.global_step, "loss": result.training_loss, "tracked": tracked}
+    return {**found, "tracked": tracker.rows[-1] if tracker.rows else {}}
+
+
+def _roll_back(trainer: PreferenceTrainer, tracker: Tracker, out: Path, watch: Watcher) -> dict[str, Any]:
+    """Put the weights of the last checkpoint inside the limits back. Going on from there would lead to the same place,
+    since all that decides a run is the same: it ends there."""
+    inside = [path for path in complete_checkpoints(out) if inside_limits(path)]
+    if not inside:
+        watch.note("guard: no checkpoint is inside the limits; the weights stay as they are.")
+        return {"rolled_back_to": None}
+    trainer._load_from_checkpoint(str(inside[-1]))
+    step = int(inside[-1].name.rpartition("-")[2])
+    watch.note(f"guard: rolled back to {inside[-1].name}.")
+    tracker.rows = [row for row in tracker.rows if row["step"] <= step] or tracker.rows[:1]
+    return {"rolled_back_to": step}
 
 
 def _trainable(model: Model, settings: TrainSettings) -> Any:

@@ -14,6 +14,7 @@ from undertow.data.reading import parse_columns
 from undertow.data.tokens import TokenSettings
 from undertow.errors import OptionError
 from undertow.scoring.settings import DataSettings, LossSettings
+from undertow.training.guard import Guards
 
 Optimiser = Literal["rmsprop", "adamw"]
 REPORTERS = ("none", "tensorboard", "wandb", "trackio")
@@ -83,6 +84,9 @@ class TrainSettings:
                 raise OptionError(f"{_option(name)} {getattr(self, name)}: expected a number above 0.")
         if self.optimiser not in get_args(Optimiser):
             raise OptionError(f"--optimiser {self.optimiser}: expected one of {', '.join(get_args(Optimiser))}.")
+        if self.guard and not self.track_every:
+            raise OptionError("--guard: it watches what is tracked; give --track-every a number of steps.")
+        Guards.parse(self.guard)
         if self.report_to not in REPORTERS:
             raise OptionError(f"--report-to {self.report_to}: expected one of {', '.join(REPORTERS)}.")
 
@@ -123,6 +127,7 @@ def from_options(
             ),
             tokens=TokenSettings(max_length=take("max_length"), eot=take("eot"), template=take("template")),
             watch=_groups(take("watch")),
+            guard=_texts(take("guard")),
             **{name: _number(name, value) for name, value in values.items()},
         )
     except TypeError as error:  # a recipe's value of the wrong kind
@@ -160,6 +165,10 @@ def _loss_args(given: Any) -> Mapping[str, object]:
     if isinstance(given, Mapping):
         return given
     return LossSettings.parse_args([given] if isinstance(given, str) else given or [])
+
+
+def _texts(given: Any) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(map(str, given or ()))
 
 
 def _groups(given: Any) -> dict[str, tuple[str, ...]]:

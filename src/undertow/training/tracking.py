@@ -5,7 +5,8 @@ A callback of transformers' Trainer. It works in Undertow's trainer and, by ``un
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from undertow.data.packing import pack
@@ -165,22 +166,39 @@ class DisplacementCallback(TrainerCallback):  # type: ignore[misc]  # transforme
         """Before the first step, or where a run goes on."""
         self.tracker.resume(state.global_step)
         if not self.tracker.rows:
-            self._look(state)
+            self._look(state, control)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """After a step of the optimiser."""
         if state.global_step % self.every == 0:
-            self._look(state)
+            self._look(state, control)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """After the last step."""
         if not self.tracker.rows or self.tracker.rows[-1]["step"] != state.global_step:
-            self._look(state)
+            self._look(state, control)
 
-    def _look(self, state: TrainerState) -> None:
-        training = self.model.hf.training
-        self.model.hf.eval()
-        self.latest = self.tracker.add(state.global_step, look(self.model, self.tracker.probe))
-        self.model.hf.train(training)
-        if self.trainer is not None and state.is_world_process_zero:
-            self.trainer.log({f"displacement/{name}": value for name, value in self.latest.items()})
+    def _look(self, state: TrainerState, control: TrainerControl) -> None:
+        with evaluating(self.model.hf):
+            self.latest = self.tracker.add(state.global_step, look(self.model, self.tracker.probe))
+        if state.is_world_process_zero:
+            due = control.should_log
+            self._tell(state, {f"displacement/{name}": value for name, value in self.latest.items()})
+            control.should_log = due  # an entry of the log counts as the step's own, which would then be left out
+
+    def _tell(self, state: TrainerState, values: dict[str, float]) -> None:
+        """Pass the values on to the trainer's loggers."""
+        if self.trainer is not None:
+            self.trainer.log(values)
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards each part is in its own mode again, since some may be frozen in evaluation."""
+    before = {part: part.training for part in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for part, training in before.items():
+            part.training = training

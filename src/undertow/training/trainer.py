@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from undertow.data.tokens import TokenPair
 from undertow.errors import UndertowError
+from undertow.files import write_json
 from undertow.maths.losses import Logps, PairLoss
+from undertow.training.guarding import STATE, GuardCallback
 
 STAGING = ".checkpoint.tmp"
 _COMPLETE = "trainer_state.json"  # what transformers writes last
@@ -27,12 +31,13 @@ class PreferenceTrainer(Trainer):  # type: ignore[misc]  # transformers is untyp
 
     Args:
         loss: the preference loss; its mean over a batch's pairs is what is minimised.
+        guard: the callback whose mitigation is added to the objective, and whose state the checkpoints keep.
         **trainer: everything that ``transformers.Trainer`` takes.
     """
 
-    def __init__(self, *, loss: PairLoss, **trainer: Any) -> None:
+    def __init__(self, *, loss: PairLoss, guard: GuardCallback | None = None, **trainer: Any) -> None:
         super().__init__(**trainer)
-        self.loss = loss
+        self.loss, self.guard = loss, guard
         # Each batch's loss is its mean: transformers shall divide by the number of batches accumulated.
         self.model_accepts_loss_kwargs = False
         self._sums: dict[str, list[Tensor]] = {}
@@ -59,11 +64,21 @@ class PreferenceTrainer(Trainer):  # type: ignore[misc]  # transformers is untyp
             chosen_tokens=inputs["chosen_tokens"],
             rejected_tokens=inputs["rejected_tokens"],
         )
-        loss = self.loss.at_step(self.state.global_step)(logps).mean()
+        loss = self._mitigated(self.loss.at_step(self.state.global_step)(logps), logps, pairs)
         if not torch.isfinite(loss):
             raise DivergedError(_diverged(self, pairs, float(loss)))
         self._note(logps)
         return (loss, found) if return_outputs else loss
+
+    def _mitigated(self, values: Tensor, logps: Logps, pairs: Sequence[TokenPair]) -> Tensor:
+        """The mean over the pairs that are left in, with the SFT term that guards have added."""
+        if self.guard is None:
+            return values.mean()
+        mitigation = self.guard.mitigation
+        if mitigation.sft:
+            values = values - mitigation.sft * logps.chosen
+        stays = torch.tensor([pair.row not in mitigation.dropped for pair in pairs], device=values.device)
+        return torch.where(stays, values, 0.0).sum() / stays.sum().clamp_min(1)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the means since the last log: log-probability ratios, margin and accuracy, under their usual names."""
@@ -98,6 +113,8 @@ class PreferenceTrainer(Trainer):  # type: ignore[misc]  # transformers is untyp
             self.args.output_dir, self.args.save_total_limit = before, limit
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
+            if self.guard is not None:
+                write_json(staging / name / STATE, self.guard.state())
             shutil.rmtree(out / name, ignore_errors=True)
             (staging / name).replace(out / name)
             shutil.rmtree(staging, ignore_errors=True)

@@ -1,0 +1,191 @@
+"""Where the probability goes, for training with TRL's trainers (or any other of transformers).
+
+trainer = DPOTrainer(
+    model, args=args, train_dataset=data, callbacks=[DisplacementCallback(ut.read_pairs("prefs.jsonl", limit=64))]
+)
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from accelerate.utils import extract_model_from_parallel  # type: ignore[import-untyped]
+from torch import nn
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+    Trainer,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+from undertow.data.pairs import BadRow, Pair
+from undertow.data.tokens import PairEncoder, Template, TokenPair, TokenSettings
+from undertow.errors import BadRowsError, DataError, ModelError, OptionError
+from undertow.models.checks import check_head
+from undertow.models.families import find_backbone, find_head
+from undertow.models.model import Model
+from undertow.training import tracking
+from undertow.training.tracking import Tracker, evaluating, words_to_ids
+
+__all__ = ["DisplacementCallback"]
+
+
+class DisplacementCallback(tracking.DisplacementCallback):
+    """Looks at a fixed set of pairs before training, every ``every`` steps, and after the last step.
+
+    Each look is an entry ``displacement/chosen_logp``, ``displacement/displaced``, … of the trainer's log: in
+    ``trainer.state.log_history`` and in every logger of ``report_to``. The whole history, with the tokens that gain
+    most, is in ``rows``. The model that is trained is looked at as it stands, one sequence at a time and in the type
+    of its weights (outside of automatic mixed precision): its attention, its modes, its gradients and the random
+    numbers of training are left as they are, so that the trained weights are the same with and without.
+
+    Every process of a data-parallel run looks at all pairs; the first one logs and writes.
+
+    Args:
+        probe_pairs: the pairs to look at, as ``undertow.read_pairs`` gives them; a few dozen tell enough.
+        every: steps of the optimiser from look to look.
+        watch: groups of words, such as ``{"refusal": ["No", "Sorry"]}``: the change of the probability that the next
+            token begins one of them, where the two responses part.
+        folder: where ``tracking.parquet`` is kept up to date, so that a run that goes on from a checkpoint has no
+            gaps; None keeps the history in memory.
+        max_length: prompt and response together have at most so many tokens; the end of a longer response is cut.
+        template: ``chat`` is the tokenizer's chat template, ``plain`` is none, ``auto`` is ``chat`` where there is one.
+            TRL lays out prompts that are plain text without one: give ``plain`` for these.
+
+    Raises:
+        OptionError: an argument cannot be used, or the weights are sharded among processes.
+        DataError: when training begins: there is no pair, or one cannot be used.
+        ModelError: when training begins: the model's log-probabilities cannot be had from its hidden embeddings.
+    """
+
+    model: Model
+    tracker: Tracker
+
+    def __init__(
+        self,
+        probe_pairs: Iterable[Pair],
+        *,
+        every: int = 25,
+        watch: Mapping[str, Sequence[str]] | None = None,
+        folder: str | Path | None = None,
+        max_length: int = 1024,
+        template: Template = "auto",
+    ) -> None:
+        if every < 1:
+            raise OptionError(f"every={every}: expected 1 or more steps.")
+        self._pairs = list(probe_pairs)
+        self._settings = TokenSettings(max_length=max_length, template=template)
+        self._watch = dict(watch or {})
+        self._folder = None if folder is None else Path(folder)
+        self.every = every
+        self.latest: dict[str, float] = {}
+        self.trainer: Any = None
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The history: a row for each look, the oldest first; empty before training."""
+        return self.tracker.rows if hasattr(self, "tracker") else []
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        processing_class: Any = None,
+        **_: Any,
+    ) -> None:
+        """Get to know the model and the tokenizer, and look before the first step or where a run goes on."""
+        _refuse_shards(args)
+        if model is None:
+            raise ModelError("DisplacementCallback: the trainer has no model.")
+        tokenizer = _tokenizer(processing_class)
+        self.trainer = _calling_trainer()
+        self.model = _as_it_stands(model, tokenizer)
+        folder = self._folder if state.is_world_process_zero else None
+        self.tracker = Tracker(self._encode(tokenizer), tokenizer, folder, words_to_ids(self._watch, tokenizer))
+        if state.global_step:
+            super().on_train_begin(args, state, control)
+        else:  # whatever the folder holds is of another run
+            self._look(state, control)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """After a step of the optimiser: the last one too, while the loggers are still open."""
+        if state.global_step % self.every == 0 or state.global_step >= state.max_steps:
+            self._look(state, control)
+
+    def _encode(self, tokenizer: PreTrainedTokenizerBase) -> list[TokenPair]:
+        encoder = PairEncoder(tokenizer, self._settings)
+        found = [encoder.encode(pair) for pair in self._pairs]
+        bad = [entry for entry in found if isinstance(entry, BadRow)]
+        if bad:
+            raise BadRowsError(bad, len(bad))
+        if not found:
+            raise DataError("DisplacementCallback: there is no pair to look at; give at least one.")
+        return [entry for entry in found if isinstance(entry, TokenPair)]
+
+    def _tell(self, state: TrainerState, values: dict[str, float]) -> None:
+        if self.trainer is not None:
+            # Past TRL's own ``log``, which would add its means since the last entry here and then forget them.
+            Trainer.log(self.trainer, values)
+        else:
+            state.log_history.append({**values, "epoch": state.epoch, "step": state.global_step})
+
+
+def _as_it_stands(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> Model:
+    """The model in training, without its wrappers, checked; its attention is not touched."""
+    hf = extract_model_from_parallel(model)
+    if any(getattr(config, "is_prompt_learning", False) for config in getattr(hf, "peft_config", {}).values()):
+        raise ModelError(
+            f"{type(hf).__name__}: an adapter that learns a prompt lives outside of the model, whose log-probabilities "
+            "it then does not tell. Adapters inside of it, such as LoRA, can be tracked."
+        )
+    if hasattr(hf, "get_base_model"):  # PEFT: its layers stand inside of the transformers model
+        hf = hf.get_base_model()
+    if not isinstance(hf, PreTrainedModel):
+        raise ModelError(f"{type(hf).__name__}: expected a causal language model of transformers.")
+    found = Model(hf.name_or_path, hf, tokenizer, find_backbone(hf), find_head(hf), hf.device, hf.dtype)
+    with evaluating(hf):
+        check_head(found)
+    return found
+
+
+def _tokenizer(processing_class: Any) -> PreTrainedTokenizerBase:
+    found = processing_class.tokenizer if isinstance(processing_class, ProcessorMixin) else processing_class
+    if not isinstance(found, PreTrainedTokenizerBase):
+        raise ModelError(
+            f"DisplacementCallback: the trainer has no tokenizer (found {type(found).__name__}); "
+            "give it one as processing_class."
+        )
+    return found
+
+
+def _refuse_shards(args: TrainingArguments) -> None:
+    """Each process would see a part of the weights only, or wait for the others for ever."""
+    if is_deepspeed_zero3_enabled() or getattr(args, "fsdp", None):
+        raise OptionError(
+            "DisplacementCallback: the weights are sharded (FSDP or DeepSpeed ZeRO-3), and it reads them whole; "
+            "train without, or track the checkpoints with `undertow compare`."
+        )
+
+
+def _calling_trainer() -> Trainer | None:
+    """The trainer whose event this is; None in another loop.
+
+    Trainers hand themselves to no callback, and their loggers stand before all others in the list: what a callback
+    adds to the log reaches them by the trainer's own ``log`` alone. So the trainer is looked for among the callers.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if isinstance(caller := frame.f_locals.get("self"), Trainer):
+            return caller
+        frame = frame.f_back
+    return None

@@ -1,0 +1,212 @@
+"""Displacement tracked in TRL's own trainer: right numbers at the right steps, and training none the wiser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from peft import LoraConfig, PromptTuningConfig
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+
+import undertow as ut
+from command import some_rows, write_jsonl
+from tiny import tiny_folder
+from undertow.errors import DataError, ModelError, OptionError
+from undertow.integrations.trl import DisplacementCallback
+
+pytest.importorskip("trl", reason="needs TRL: pip install undertow[trl]")
+
+STEPS, LENGTH = 6, 400
+LORA = LoraConfig(r=4, lora_alpha=64, target_modules="all-linear", lora_dropout=0.1, task_type="CAUSAL_LM")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_folder(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def prefs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_jsonl(tmp_path_factory.mktemp("data") / "prefs.jsonl", some_rows(12))
+
+
+class Reporter(TrainerCallback):
+    """Stands where the loggers of ``report_to`` stand: before the user's callbacks."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, dict[str, float]]] = []
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        self.seen.append((state.global_step, dict(logs)))
+
+
+class Modes(TrainerCallback):
+    """Notes after every step how the model stands."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[bool, str]] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
+        self.seen.append((all(part.training for part in model.modules()), model.config._attn_implementation))
+
+
+def trainer(folder: Path, out: Path, callbacks: list[TrainerCallback], **options: Any) -> Any:
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    def turn(role: str, text: str) -> list[dict[str, str]]:
+        return [{"role": role, "content": text}]
+
+    rows = [
+        {
+            "prompt": turn("user", row["prompt"]),
+            "chosen": turn("assistant", row["chosen"]),
+            "rejected": turn("assistant", row["rejected"]),
+        }
+        for row in some_rows(12)
+    ]
+    settings = {
+        "learning_rate": 1e-3,
+        "max_steps": STEPS,
+        "logging_steps": 2,
+        "save_strategy": "no",
+        "report_to": "none",
+    }
+    more = {name: options.pop(name) for name in ("peft_config",) if name in options}
+    args = DPOConfig(
+        output_dir=str(out), per_device_train_batch_size=2, max_length=LENGTH, use_cpu=True,
+        bf16=False, gradient_checkpointing=False, disable_tqdm=True, seed=3, **{**settings, **options},
+    )  # fmt: skip
+    return DPOTrainer(
+        model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
+        args=args,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=AutoTokenizer.from_pretrained(folder),
+        callbacks=callbacks,
+        **more,
+    )
+
+
+def probe(prefs: Path, **options: Any) -> DisplacementCallback:
+    return DisplacementCallback(ut.read_pairs(prefs, limit=8), max_length=LENGTH, **options)
+
+
+def weights(trained: Any) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in trained.model.state_dict().items()}
+
+
+def audited(prefs: Path, saved: Path) -> float:
+    table = ut.audit(
+        ut.read_pairs(prefs, limit=8),
+        ut.load_model(str(saved), dtype="float32", device="cpu"),
+        tokens=ut.TokenSettings(max_length=LENGTH),
+    )
+    return float(np.mean(table["logp_chosen"]))
+
+
+@pytest.mark.parametrize("peft_config", [None, LORA], ids=["all weights", "lora"])
+def test_training_is_tracked_and_left_alone(peft_config: Any, folder: Path, prefs: Path, tmp_path: Path) -> None:
+    tracked, reporter, modes, modes_without = probe(prefs, every=2), Reporter(), Modes(), Modes()
+    with_it = trainer(folder, tmp_path, [reporter, tracked, modes], peft_config=peft_config)
+    with_it.train()
+    without = trainer(folder, tmp_path, [modes_without], peft_config=peft_config)
+    without.train()
+
+    assert [row["step"] for row in tracked.rows] == [0, 2, 4, 6]
+    first, last = tracked.rows[0], tracked.rows[-1]
+    assert first["chosen_change"] == first["displaced"] == 0
+    assert last["margin_change"] > 0.1
+    # The same weights to the last bit, in the same modes.
+    found, expected = weights(with_it), weights(without)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+    assert modes.seen == modes_without.seen == [(True, "sdpa")] * STEPS
+    # Every value is in the log and came by the loggers, at its step.
+    history = [entry for entry in with_it.state.log_history if "displacement/chosen_logp" in entry]
+    reported = [(step, logs) for step, logs in reporter.seen if "displacement/chosen_logp" in logs]
+    for row, entry, (step, logs) in zip(tracked.rows, history, reported, strict=True):
+        assert entry["step"] == step == row["step"]
+        for name, value in row.items():
+            if isinstance(value, float):
+                assert entry[f"displacement/{name}"] == logs[f"displacement/{name}"] == value
+    # TRL's own entries are those of a run without.
+    own = [[e for e in t.state.log_history if "rewards/margins" in e] for t in (with_it, without)]
+    kept = [[(e["step"], e.get("loss"), e["rewards/margins"]) for e in run] for run in own]
+    assert kept[0] == kept[1]
+    assert [step for step, *_ in kept[0]] == [2, 4, 6]
+    # What was tracked is what an audit of the trained model says.
+    model = with_it.model.merge_and_unload() if peft_config else with_it.model
+    model.save_pretrained(tmp_path / "trained")
+    with_it.processing_class.save_pretrained(tmp_path / "trained")
+    assert last["chosen_logp"] == pytest.approx(audited(prefs, tmp_path / "trained"), rel=1e-4)
+    assert first["chosen_logp"] == pytest.approx(audited(prefs, folder), rel=1e-4)
+    assert abs(last["chosen_change"]) > 0.1
+
+
+def test_the_last_step_is_looked_at_wherever_it_falls(folder: Path, prefs: Path, tmp_path: Path) -> None:
+    tracked = probe(prefs, every=4, watch={"agree": ["It", "Yes"]})
+    trainer(folder, tmp_path, [tracked]).train()
+    assert [row["step"] for row in tracked.rows] == [0, 4, 6]
+    assert tracked.rows[-1]["watch/agree"] != 0
+
+
+def test_a_run_that_goes_on_has_no_gaps_and_a_new_one_starts_anew(folder: Path, prefs: Path, tmp_path: Path) -> None:
+    kept, whole = tmp_path / "history", probe(prefs, every=2)
+    trainer(folder, tmp_path / "whole", [whole]).train()
+    saving = {"save_strategy": "steps", "save_steps": 3}
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            control.should_training_stop = state.global_step == 5
+
+    trainer(folder, tmp_path / "run", [probe(prefs, every=2, folder=kept), Stop()], **saving).train()
+    assert pq.read_table(kept / "tracking.parquet")["step"].to_pylist() == [0, 2, 4, 5]
+    resumed = probe(prefs, every=2, folder=kept)
+    again = trainer(folder, tmp_path / "run", [resumed], **saving)
+    again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
+    rows = pq.read_table(kept / "tracking.parquet").to_pylist()
+    assert rows == resumed.rows
+    assert [row["step"] for row in rows] == [0, 2, 4, 6]
+    assert rows == whole.rows
+    trainer(folder, tmp_path / "new", [probe(prefs, every=3, folder=kept)], max_steps=3, learning_rate=1e-5).train()
+    new = pq.read_table(kept / "tracking.parquet").to_pylist()
+    assert [row["step"] for row in new] == [0, 3]
+    assert abs(new[-1]["chosen_change"]) < abs(rows[-1]["chosen_change"]) / 10
+
+
+def test_what_cannot_be_tracked_is_refused_before_the_first_step(folder: Path, prefs: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="every=0"):
+        probe(prefs, every=0)
+    with pytest.raises(DataError, match="no pair to look at"):
+        trainer(folder, tmp_path, [DisplacementCallback([])]).train()
+    with pytest.raises(DataError, match=r"2 rows cannot be used"):
+        trainer(folder, tmp_path, [DisplacementCallback(ut.read_pairs(prefs, limit=2), max_length=5)]).train()
+    prompt = PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
+    with pytest.raises(ModelError, match="learns a prompt"):
+        trainer(folder, tmp_path, [probe(prefs)], peft_config=prompt).train()
+    sharded = trainer(folder, tmp_path, [probe(prefs)])
+    sharded.args.fsdp = "full_shard"
+    with pytest.raises(OptionError, match="sharded"):
+        sharded.callback_handler.on_train_begin(sharded.args, sharded.state, sharded.control)
+
+
+def test_without_a_trainer_among_the_callers_the_history_has_the_values(folder: Path, prefs: Path) -> None:
+    """Another loop that calls the events by itself, as some frameworks do."""
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    state, tracked = TrainerState(max_steps=1), probe(prefs)
+    state.is_world_process_zero = True
+    args = TrainingArguments(output_dir="unused", use_cpu=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tracked.on_train_begin(args, state, TrainerControl(), model=model.train(), processing_class=tokenizer)
+    assert model.training
+    assert state.log_history[0]["step"] == 0
+    assert state.log_history[0]["displacement/chosen_logp"] == tracked.rows[0]["chosen_logp"]
+    with pytest.raises(ModelError, match="no tokenizer"):
+        tracked.on_train_begin(args, state, TrainerControl(), model=model, processing_class=None)
