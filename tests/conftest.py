@@ -7,13 +7,24 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks a hub; read by huggingface_hub when it is imported
+# Tiny models: a second thread gains nothing, and on a busy machine threads that wait for each other cost minutes. For
+# the processes that tests start; this one is told below.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))  # naive.py, tiny.py, real_models.py
 
 from real_models import *  # noqa: F403
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def threads(request: pytest.FixtureRequest) -> None:
+    """One thread for tiny models, all cores for real ones."""
+    real = request.node.get_closest_marker("model") is not None
+    torch.set_num_threads((os.cpu_count() or 1) if real else 1)
 
 
 @pytest.fixture(scope="session")

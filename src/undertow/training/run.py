@@ -112,6 +112,7 @@ def _train(
         args=_arguments(settings, out, model),
         train_dataset=PairDataset(spool, reference),
         data_collator=collate,
+        processing_class=model.tokenizer,  # saved with every checkpoint, so that each is a model that can be loaded
         callbacks=[tracking, guard] if settings.track_every else [],
     )
     tracking.trainer = trainer
