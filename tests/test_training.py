@@ -160,3 +160,51 @@ def test_lora_trains_an_adapter_and_leaves_a_whole_model(capsys, model: Path, pr
     assert changed
     assert "model.embed_tokens.weight" not in changed
     ut.load_model(str(out / "model"))
+
+
+def test_filter_leaves_the_named_pairs_out_and_records_them(capsys, model: Path, prefs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    rules = ["--filter", "ln_ches drop-highest 25%", "--filter", "dlogp_chosen drop-lowest 2"]
+    code, stdout, err = run(capsys, *arguments(model, prefs), *rules, "--out", out, "--json")
+    assert code == 0, err
+    table = ut.audit(
+        ut.read_pairs(prefs), ut.load_model(str(model), dtype="float32"), tokens=ut.TokenSettings(max_length=400)
+    ).to_pylist()
+    highest = sorted(table, key=lambda row: row["ln_ches"])[-6:]
+    lowest = sorted(table, key=lambda row: row["dlogp_chosen"])[:2]
+    expected = sorted({row["row"] for row in highest + lowest})
+    told = [json.loads(line) for line in (out / "filtered.jsonl").read_text().splitlines()]
+    assert [line["row"] for line in told] == expected
+    assert all(line["reason"] for line in told)
+    assert json.loads(stdout.splitlines()[-1])["data"]["trained"] == 24 - len(expected)
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [("ln_ches", "expected 'SCORE"), ("ln_ches drop-all 3", "selectors"), ("beauty drop-highest 3", "no score beauty")],
+)
+def test_wrong_filters(capsys, model: Path, prefs: Path, tmp_path: Path, rule: str, message: str) -> None:
+    code, _, err = run(capsys, *arguments(model, prefs), "--filter", rule, "--out", tmp_path / "out")
+    assert (code, message in err) == (2, True), err
+
+
+def test_a_sweep_trains_its_arms_and_compares_them(capsys, model: Path, prefs: Path, tmp_path: Path) -> None:
+    arms = tmp_path / "arms.yaml"
+    arms.write_text(
+        "plain: {}\nmended: {loss: rpo, loss-args: {lam: 1.0}}\nfiltered: {filter: ln_ches drop-highest 50%}\n"
+    )
+    out = tmp_path / "sweep"
+    code, stdout, err = run(capsys, *arguments(model, prefs), "--sweep", arms, "--out", out, "--json")
+    assert code == 0, err
+    found = json.loads(stdout.splitlines()[-1])["arms"]
+    assert [arm["arm"] for arm in found] == ["plain", "mended", "filtered"]
+    plain, mended, filtered = found
+    assert mended["chosen_change"] > plain["chosen_change"]
+    assert (plain["pairs"], filtered["pairs"]) == (24, 12)
+    single = tmp_path / "single"
+    assert run(capsys, *arguments(model, prefs), "--out", single, "--quiet")[0] == 0
+    one, two = weights(single), weights(out / "arms" / "plain")
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    arms.write_text("plain: {los: dpo}\n")
+    code, _, err = run(capsys, *arguments(model, prefs), "--sweep", arms, "--out", tmp_path / "other")
+    assert (code, "did you mean loss" in err) == (2, True), err

@@ -123,6 +123,22 @@ def print_train(out: Path, summary: Mapping[str, Any]) -> None:
     console.print(f"Gained most where the two responses part: {', '.join(gained) or 'no token'}", markup=False)
 
 
+def print_sweep(out: Path, summary: Mapping[str, Any]) -> None:
+    """The arms of a sweep side by side, on the probe set at the end."""
+    console = Console(highlight=False)
+    table = Table(title="Arms, on the probe set at the end", title_justify="left", show_edge=False)
+    table.add_column("arm", no_wrap=True)
+    for name in ("pairs", "displaced", "chosen", "rejected", "accuracy"):
+        table.add_column(name, justify="right")
+    table.add_column("gained")
+    for arm in summary["arms"]:
+        values = (arm[name] for name in ("displaced", "chosen_change", "rejected_change", "accuracy"))
+        gained = ", ".join(one_line(repr(text), 12) for text in arm["gained"])
+        table.add_row(plain(arm["arm"]), str(arm["pairs"]), *map(_number, values), gained)
+    console.print(table)
+    console.print(f"written: {plain(str(out))}/sweep.json", markup=False, soft_wrap=True)
+
+
 def print_json(summary: Mapping[str, Any]) -> None:
     """The machine-readable summary: one line, the last of standard output."""
     print(json.dumps(summary, ensure_ascii=True, allow_nan=False), flush=True)

@@ -19,6 +19,8 @@ undertow train prefs.jsonl --model ./sft --loss simpo --lora-r 16 --lr 5e-5 --wa
 
 undertow train prefs.jsonl --config recipe.yaml --out run
 
+undertow train prefs.jsonl --model ./sft --sweep arms.yaml --out sweep
+
 accelerate launch -m undertow train prefs.jsonl --model ./sft --out run
 """
 TRAINING, TRACKING = "Training", "Tracking"
@@ -85,6 +87,20 @@ def train(
             rich_help_panel=TRACKING,
         ),
     ] = None,
+    filter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--filter",
+            help="'SCORE SELECTOR AMOUNT', e.g. 'ln_ches drop-highest 10%': audit first, leave these pairs out.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    sweep: Annotated[
+        Path | None,
+        typer.Option(
+            "--sweep", help="YAML file of arms, each with the options in which it differs; one table at the end."
+        ),
+    ] = None,
     save_every: Annotated[int, typer.Option("--save-every", rich_help_panel=TRAINING)] = 100,
     keep_checkpoints: Annotated[int, typer.Option("--keep-checkpoints", rich_help_panel=TRAINING)] = 2,
     log_every: Annotated[int, typer.Option("--log-every", rich_help_panel=TRACKING)] = 1,
@@ -109,23 +125,29 @@ def train(
     json: o.Json = False,
 ) -> None:
     """Preference training that shows where the probability goes."""
-    from undertow.cli.render import print_json, print_train
+    from undertow.cli.render import print_json, print_sweep, print_train
     from undertow.models.device import keep_large_blocks
     from undertow.training.run import train_to_folder
     from undertow.training.settings import from_options
+    from undertow.training.sweep import read_arms
+    from undertow.training.sweep import sweep as train_arms
 
     given = {name: value for name, value in context.params.items() if name not in _OURS}
     typed = {name for name in given if not _is_default(context, name)}
-    model, settings = from_options(given, typed, config)
     keep_large_blocks()
     with TerminalWatcher(quiet=quiet) as watcher:
-        summary = train_to_folder(data, model, out, settings, overwrite=overwrite, watch=watcher)
-    print_train(out, summary)
+
+        def one(arm: Any, folder: Path) -> dict[str, Any]:
+            name, settings = from_options(given, typed, config, arm)
+            return train_to_folder(data, name, folder, settings, overwrite=overwrite, watch=watcher)
+
+        summary = train_arms(read_arms(sweep), out, one) if sweep else one(None, out)
+    (print_sweep if sweep else print_train)(out, summary)
     if json:
         print_json(summary)
 
 
-_OURS = frozenset({"data", "out", "config", "overwrite", "quiet", "json"})
+_OURS = frozenset({"data", "out", "config", "sweep", "overwrite", "quiet", "json"})
 
 
 def _is_default(context: Any, name: str) -> bool:

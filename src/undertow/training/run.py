@@ -32,6 +32,7 @@ from undertow.training.guard import Guards
 from undertow.training.guarding import GuardCallback, inside_limits
 from undertow.training.pulled import most_pulled
 from undertow.training.reference import Logps, reference_key, reference_logps
+from undertow.training.selecting import Rule, kept_pairs
 from undertow.training.settings import TrainSettings
 from undertow.training.tracking import DisplacementCallback, Tracker, words_to_ids
 from undertow.training.trainer import PreferenceTrainer, complete_checkpoints
@@ -74,22 +75,34 @@ def train_to_folder(
                 watch.note(f"{out} is finished already: nothing was trained again.")
                 return json.loads((out / SUMMARY).read_text(encoding="utf-8"))  # type: ignore[no-any-return]
             reference = _reference(ready, encoder, model, settings, out, watch)
-            history = _train(ready.spool, reference, model, settings, out, watch)
+            kept = _kept(ready.spool, model, settings, out, watch)
+            history = _train(ready.spool, PairDataset(ready.spool, reference, kept), model, settings, out, watch)
             model.hf.save_pretrained(out / "model")
             encoder.tokenizer.save_pretrained(out / "model")
             summary = {
                 "undertow": undertow.__version__,
                 "arguments": {"data": str(data), "model": model_name, **settings.record()},
                 "fingerprints": identity,
-                "data": {"format": pairs.format, "pairs": ready.spool.pairs, "skipped": ready.bad.count},
+                "data": {
+                    "format": pairs.format,
+                    "pairs": ready.spool.pairs,
+                    "trained": len(kept),
+                    "skipped": ready.bad.count,
+                },
                 **history,
             }
             write_json(out / SUMMARY, summary)
             return summary
 
 
+def _kept(spool: TokenSpool, model: Model, settings: TrainSettings, out: Path, watch: Watcher) -> Sequence[int]:
+    """The numbers of the pairs to train on."""
+    rules = [Rule.parse(text) for text in settings.filter]
+    return kept_pairs(spool, model, settings.loss.make(), rules, out, watch) if rules else range(spool.pairs)
+
+
 def _train(
-    spool: TokenSpool, reference: Logps, model: Model, settings: TrainSettings, out: Path, watch: Watcher
+    spool: TokenSpool, dataset: PairDataset, model: Model, settings: TrainSettings, out: Path, watch: Watcher
 ) -> dict[str, Any]:
     """The training itself; what it came to."""
     set_seed(settings.seed)
@@ -110,7 +123,7 @@ def _train(
         guard=guard,
         model=hf,
         args=_arguments(settings, out, model),
-        train_dataset=PairDataset(spool, reference),
+        train_dataset=dataset,
         data_collator=collate,
         processing_class=model.tokenizer,  # saved with every checkpoint, so that each is a model that can be loaded
         callbacks=[tracking, guard] if settings.track_every else [],

@@ -15,6 +15,7 @@ from undertow.data.tokens import TokenSettings
 from undertow.errors import OptionError
 from undertow.scoring.settings import DataSettings, LossSettings
 from undertow.training.guard import Guards
+from undertow.training.selecting import Rule
 
 Optimiser = Literal["rmsprop", "adamw"]
 REPORTERS = ("none", "tensorboard", "wandb", "trackio")
@@ -50,6 +51,7 @@ class TrainSettings:
     probe: int = 64
     watch: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     guard: tuple[str, ...] = ()
+    filter: tuple[str, ...] = ()
     save_every: int = 100
     keep_checkpoints: int = 2
     log_every: int = 1
@@ -87,6 +89,8 @@ class TrainSettings:
         if self.guard and not self.track_every:
             raise OptionError("--guard: it watches what is tracked; give --track-every a number of steps.")
         Guards.parse(self.guard)
+        for text in self.filter:
+            Rule.parse(text)
         if self.report_to not in REPORTERS:
             raise OptionError(f"--report-to {self.report_to}: expected one of {', '.join(REPORTERS)}.")
 
@@ -98,9 +102,14 @@ class TrainSettings:
 
 
 def from_options(
-    options: Mapping[str, Any], typed: Iterable[str], recipe: str | Path | None = None
+    options: Mapping[str, Any],
+    typed: Iterable[str],
+    recipe: str | Path | None = None,
+    arm: Mapping[str, Any] | None = None,
 ) -> tuple[str, TrainSettings]:
-    """The model's name and the settings, from the command line's options and a recipe: what was typed wins.
+    """The model's name and the settings, from the command line's options, a recipe and an arm of a sweep.
+
+    What was typed wins over the recipe, and the arm over both.
 
     Raises:
         OptionError: an option or the recipe cannot be used, or neither names a model.
@@ -109,6 +118,9 @@ def from_options(
     if recipe is not None:
         found = read_recipe(recipe, frozenset(values))
         values |= {name: value for name, value in found.items() if name not in set(typed)}
+    if arm:
+        _check_names(arm, values, "--sweep")
+        values |= arm
     model = values.pop("model")
     if not model:
         raise OptionError("--model: say which model to train, here or in the recipe (--config).")
@@ -128,6 +140,7 @@ def from_options(
             tokens=TokenSettings(max_length=take("max_length"), eot=take("eot"), template=take("template")),
             watch=_groups(take("watch")),
             guard=_texts(take("guard")),
+            filter=_texts(take("filter")),
             **{name: _number(name, value) for name, value in values.items()},
         )
     except TypeError as error:  # a recipe's value of the wrong kind
@@ -152,12 +165,17 @@ def read_recipe(path: str | Path, known: frozenset[str]) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise OptionError(f"--config {path}: expected options and their values, such as `lr: 1e-6`.")
     named = {str(name).replace("-", "_"): value for name, value in values.items()}
-    unknown = sorted(set(named) - known)
-    if unknown:
-        close = get_close_matches(unknown[0], known, n=1)
-        hint = f" (did you mean {close[0]}?)" if close else f"; options: {', '.join(sorted(known))}"
-        raise OptionError(f"--config {path}: there is no option {unknown[0]!r}{hint}.")
+    _check_names(named, known, f"--config {path}")
     return named
+
+
+def _check_names(named: Iterable[str], known: Iterable[str], where: str) -> None:
+    known = sorted(known)
+    for name in named:
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            hint = f" (did you mean {close[0]}?)" if close else f"; options: {', '.join(known)}"
+            raise OptionError(f"{where}: there is no option {name!r}{hint}.")
 
 
 def _loss_args(given: Any) -> Mapping[str, object]:

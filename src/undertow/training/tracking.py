@@ -125,6 +125,7 @@ class Tracker:
             "rejected_change": change[:, 1].mean().item(),
             "margin": (now.logps[:, 0] - now.logps[:, 1]).mean().item(),
             "margin_change": (change[:, 0] - change[:, 1]).mean().item(),
+            "accuracy": (change[:, 0] > change[:, 1]).double().mean().item(),
             "displaced": displacement.displaced(self.first.logps[:, 0], now.logps[:, 0]).double().mean().item(),
             "largest_decrease": displacement.largest_decrease(torch.tensor(chosen_history, dtype=torch.float64))[0],
         }
