@@ -128,5 +128,5 @@ def test_bfloat16_factors_change_digits_and_no_more() -> None:
     assert rough != exact
     for name in exact[0]:
         a, b = (np.array([found[name] for found in table]) for table in (exact, rough))
-        assert spearmanr(a, b).statistic > 0.99, name
+        assert spearmanr(a, b).statistic > 0.98, name
         assert np.abs(a - b).max() < 0.05 * np.abs(a).max(), name

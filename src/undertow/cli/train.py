@@ -127,7 +127,7 @@ def train(
     """Preference training that shows where the probability goes."""
     from undertow.cli.render import print_json, print_sweep, print_train
     from undertow.models.device import keep_large_blocks
-    from undertow.training.run import train_to_folder
+    from undertow.training.run import is_main_process, train_to_folder
     from undertow.training.settings import from_options
     from undertow.training.sweep import read_arms
     from undertow.training.sweep import sweep as train_arms
@@ -142,6 +142,8 @@ def train(
             return train_to_folder(data, name, folder, settings, overwrite=overwrite, watch=watcher)
 
         summary = train_arms(read_arms(sweep), out, one) if sweep else one(None, out)
+    if not is_main_process():
+        return
     (print_sweep if sweep else print_train)(out, summary)
     if json:
         print_json(summary)

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from accelerate.utils import extract_model_from_parallel  # type: ignore[import-untyped]
+from accelerate.utils import extract_model_from_parallel
 from torch import nn
 from transformers import (
     PreTrainedModel,

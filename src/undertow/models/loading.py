@@ -73,7 +73,10 @@ def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> P
     places = [str(source.adapter), source.location] if source.adapter else [source.location]
     if source.adapter and not (source.adapter / "tokenizer_config.json").is_file():
         places = places[1:]
-    with _plain_errors(source, "tokenizer", "Save it beside the model: tokenizer.save_pretrained(FOLDER)."), _quiet():
+    with (
+        _plain_errors(source, "tokenizer", "Save it beside the model: tokenizer.save_pretrained(FOLDER)."),
+        quiet_transformers(),
+    ):
         arguments = source.arguments if places[0] == source.location else {}
         return AutoTokenizer.from_pretrained(places[0], trust_remote_code=trust_remote_code, **arguments)
 
@@ -87,19 +90,22 @@ def load_weights(
         arguments["use_safetensors"] = True
     if config is not None:
         arguments["config"] = config
-    with _plain_errors(source, "weights", "Give a Hub id, a folder of safetensors weights, or a .gguf file."), _quiet():
+    with (
+        _plain_errors(source, "weights", "Give a Hub id, a folder of safetensors weights, or a .gguf file."),
+        quiet_transformers(),
+    ):
         model = AutoModelForCausalLM.from_pretrained(source.location, **arguments)
     if source.adapter is not None:
         from peft import PeftModel  # an import of seconds that most runs do not need
 
-        with _plain_errors(source, "adapter", "It must fit its base model."), _quiet():
+        with _plain_errors(source, "adapter", "It must fit its base model."), quiet_transformers():
             model = PeftModel.from_pretrained(model, str(source.adapter)).merge_and_unload()
     return model
 
 
 def load_config(source: ModelSource, *, trust_remote_code: bool = False) -> PretrainedConfig:
     """The model's configuration, without its weights."""
-    with _plain_errors(source, "configuration", "Expected what save_pretrained writes."), _quiet():
+    with _plain_errors(source, "configuration", "Expected what save_pretrained writes."), quiet_transformers():
         return AutoConfig.from_pretrained(source.location, trust_remote_code=trust_remote_code, **source.arguments)
 
 
@@ -134,7 +140,7 @@ def _first_line(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Transformers' own notes and progress bars, off while we load: ours say what matters."""
     logging: Any = transformers.utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -40,11 +40,20 @@ class GuardCallback(TrainerCallback):  # type: ignore[misc]  # transformers is u
         folder: where ``guard.jsonl`` is written, a line for each firing.
         pulled: finds the rows of the share of pairs with the largest predicted pull down, for ``drop``.
         tell: is given a sentence for every firing.
+        writes: whether this process writes the log; of several that train together, one does, and all act.
     """
 
     def __init__(
-        self, guards: Guards, tracker: Tracker, folder: Path, *, pulled: FindPulled, tell: Callable[[str], None]
+        self,
+        guards: Guards,
+        tracker: Tracker,
+        folder: Path,
+        *,
+        pulled: FindPulled,
+        tell: Callable[[str], None],
+        writes: bool = True,
     ) -> None:
+        self._writes = writes
         self.guards, self.tracker, self.folder = guards, tracker, folder
         self.mitigation = Mitigation()
         self.firings: list[dict[str, Any]] = []
@@ -107,6 +116,8 @@ class GuardCallback(TrainerCallback):  # type: ignore[misc]  # transformers is u
         return any(firing["step"] == last for firing in self.firings)
 
     def _write(self) -> None:
+        if not self._writes:
+            return
         with write_atomically(self.folder / LOG) as file:
             for record in self.firings:
                 file.write(json.dumps(record).encode() + b"\n")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
-from transformers import TrainingArguments
+from accelerate import PartialState
+from transformers import PrinterCallback, TrainingArguments
 from transformers.trainer_utils import set_seed
 
 import undertow
@@ -18,7 +20,7 @@ from undertow.data.reading import Pairs, open_pairs
 from undertow.data.tokens import PairEncoder, TokenPair
 from undertow.errors import OutputError
 from undertow.files import lock, output_errors, write_json
-from undertow.models.loading import check_max_length, load_config, load_model, load_tokenizer
+from undertow.models.loading import check_max_length, load_config, load_model, load_tokenizer, quiet_transformers
 from undertow.models.model import Model
 from undertow.models.sources import find_model
 from undertow.scoring.prepare import Prepared, prepare
@@ -30,6 +32,7 @@ from undertow.training.dataset import PairDataset, collate
 from undertow.training.forward import train_on_pairs
 from undertow.training.guard import Guards
 from undertow.training.guarding import GuardCallback, inside_limits
+from undertow.training.progress import ProgressCallback
 from undertow.training.pulled import most_pulled
 from undertow.training.reference import Logps, reference_key, reference_logps
 from undertow.training.selecting import Rule, kept_pairs
@@ -60,6 +63,9 @@ def train_to_folder(
         DivergedError: the loss is no number any more.
     """
     settings, watch, out = settings or TrainSettings(), watch or Silent(), Path(out)
+    processes = PartialState(cpu=settings.device == "cpu")  # one, or those of `accelerate launch`; each has its device
+    if not processes.is_main_process:
+        watch = Silent()
     source = find_model(model_name)
     check_max_length(
         source, load_config(source, trust_remote_code=settings.trust_remote_code), settings.tokens.max_length
@@ -70,15 +76,15 @@ def train_to_folder(
         watch.phase("loading the model")
         model = _load(source.name, encoder, settings)
         identity = _identity(ready, encoder, model, settings)
-        with _folder(out, identity, data, model_name, settings, overwrite):
+        with _folder(out, identity, data, model_name, overwrite, processes):
             if (out / SUMMARY).exists():
                 watch.note(f"{out} is finished already: nothing was trained again.")
                 return json.loads((out / SUMMARY).read_text(encoding="utf-8"))  # type: ignore[no-any-return]
-            reference = _reference(ready, encoder, model, settings, out, watch)
-            kept = _kept(ready.spool, model, settings, out, watch)
-            history = _train(ready.spool, PairDataset(ready.spool, reference, kept), model, settings, out, watch)
-            model.hf.save_pretrained(out / "model")
-            encoder.tokenizer.save_pretrained(out / "model")
+            with processes.main_process_first():  # the others find what the first has written
+                reference = _reference(ready, encoder, model, settings, out, watch)
+                kept = _kept(ready.spool, model, settings, out, watch)
+            with quiet_transformers():
+                history = _train(ready.spool, PairDataset(ready.spool, reference, kept), model, settings, out, watch)
             summary = {
                 "undertow": undertow.__version__,
                 "arguments": {"data": str(data), "model": model_name, **settings.record()},
@@ -91,8 +97,18 @@ def train_to_folder(
                 },
                 **history,
             }
-            write_json(out / SUMMARY, summary)
+            if processes.is_main_process:
+                with quiet_transformers():
+                    model.hf.save_pretrained(out / "model")
+                encoder.tokenizer.save_pretrained(out / "model")
+                write_json(out / SUMMARY, summary)
+            processes.wait_for_everyone()
             return summary
+
+
+def is_main_process() -> bool:
+    """Whether this process speaks for all that train together."""
+    return bool(PartialState().is_main_process)
 
 
 def _kept(spool: TokenSpool, model: Model, settings: TrainSettings, out: Path, watch: Watcher) -> Sequence[int]:
@@ -107,7 +123,8 @@ def _train(
     """The training itself; what it came to."""
     set_seed(settings.seed)
     groups = words_to_ids(settings.watch, model.tokenizer)
-    tracker = Tracker(_probe(spool, settings.probe), model.tokenizer, out, groups)
+    main = is_main_process()
+    tracker = Tracker(_probe(spool, settings.probe), model.tokenizer, out, groups, writes=main)
     hf = _trainable(model, settings)
     train_on_pairs(model)
     tracking = DisplacementCallback(model, tracker, every=settings.track_every)
@@ -117,6 +134,7 @@ def _train(
         out,
         pulled=lambda share: most_pulled(spool, model, settings.loss.make(), share, guard.mitigation.dropped),
         tell=watch.note,
+        writes=main,
     )
     trainer = PreferenceTrainer(
         loss=settings.loss.make(),
@@ -129,11 +147,12 @@ def _train(
         callbacks=[tracking, guard] if settings.track_every else [],
     )
     tracking.trainer = trainer
+    trainer.remove_callback(PrinterCallback)  # standard output is for results
+    trainer.add_callback(ProgressCallback(watch, spool.tokens / spool.pairs))
     done = complete_checkpoints(out)
     if done:
         watch.note(f"going on from {done[-1].name}.")
         guard.restore(done[-1])
-    watch.phase("training")
     result = trainer.train(resume_from_checkpoint=str(done[-1]) if done else None)
     found = {"steps": result.global_step, "loss": result.training_loss, "firings": guard.firings}
     if guard.mitigation.rollback:
@@ -192,6 +211,7 @@ def _arguments(settings: TrainSettings, out: Path, model: Model) -> TrainingArgu
         save_total_limit=settings.keep_checkpoints,
         report_to=settings.report_to,
         seed=settings.seed,
+        data_seed=settings.seed,
         use_cpu=model.device.type == "cpu",
         remove_unused_columns=False,
         logging_nan_inf_filter=False,
@@ -263,35 +283,41 @@ _NO_MATTER = ("report_to", "log_every", "keep_checkpoints")
 
 @contextlib.contextmanager
 def _folder(
-    out: Path, identity: dict[str, Any], data: str | Path, model: str, settings: TrainSettings, overwrite: bool
+    out: Path,
+    identity: dict[str, Any],
+    data: str | Path,
+    model: str,
+    overwrite: bool,
+    processes: PartialState,
 ) -> Iterator[None]:
-    """Hold the run's folder: made, or found to be this run's."""
-    with output_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-        held: IO[bytes] = lock(out / ".lock")
-    with contextlib.closing(held):
-        path = out / SETTINGS
-        there = json.loads(path.read_text(encoding="utf-8"))["identity"] if path.exists() and not overwrite else None
-        if there is None:
-            others = [p.name for p in out.iterdir() if not p.name.startswith(".")]
-            if others and not path.exists():
-                raise OutputError(f"{out} is not empty and not a training run's folder. Name a new folder with --out.")
-            _clear(out)
-            write_json(
-                path, {"undertow": undertow.__version__, "identity": identity, "data": str(data), "model": model}
-            )
-        elif there != identity:
-            found = differences(there, identity, "there", "here")
-            raise OutputError(
-                f"{out} holds another run:\n{found}\nChoose another --out, or start over in this one with --overwrite."
-            )
+    """Hold the run's folder: made, or found to be this run's. The main process does; the others wait for it."""
+    with contextlib.ExitStack() as held:
+        if processes.is_main_process:
+            with output_errors(out):
+                out.mkdir(parents=True, exist_ok=True)
+            held.enter_context(contextlib.closing(lock(out / ".lock")))
+            _take_over(out, identity, data, model, overwrite)
+        processes.wait_for_everyone()
         yield
+
+
+def _take_over(out: Path, identity: dict[str, Any], data: str | Path, model: str, overwrite: bool) -> None:
+    path = out / SETTINGS
+    there = json.loads(path.read_text(encoding="utf-8"))["identity"] if path.exists() and not overwrite else None
+    if there is None:
+        if not path.exists() and any(not file.name.startswith(".") for file in out.iterdir()):
+            raise OutputError(f"{out} is not empty and not a training run's folder. Name a new folder with --out.")
+        _clear(out)
+        write_json(path, {"undertow": undertow.__version__, "identity": identity, "data": str(data), "model": model})
+    elif there != identity:
+        found = differences(there, identity, "there", "here")
+        raise OutputError(
+            f"{out} holds another run:\n{found}\nChoose another --out, or start over in this one with --overwrite."
+        )
 
 
 def _clear(out: Path) -> None:
     """Remove an earlier run's own files."""
-    import shutil
-
     (out / SUMMARY).unlink(missing_ok=True)
     for name in ("tracking.parquet", "tracking-start.npz"):
         (out / name).unlink(missing_ok=True)

@@ -78,6 +78,7 @@ class Tracker:
         tokenizer: for the text of the tokens that gain.
         folder: where the history stands, so that a run that goes on has no gaps; None keeps it in memory only.
         groups: token ids of watched groups of words.
+        writes: whether this process writes it; of several that train together, one does.
     """
 
     def __init__(
@@ -86,8 +87,11 @@ class Tracker:
         tokenizer: PreTrainedTokenizerBase,
         folder: Path | None = None,
         groups: Mapping[str, Sequence[int]] | None = None,
+        *,
+        writes: bool = True,
     ) -> None:
         self.probe, self._tokenizer, self.folder = probe, tokenizer, folder
+        self._writes = writes
         self.groups = dict(groups or {})
         self.rows: list[dict[str, Any]] = []
         self.first: Look | None = None
@@ -145,12 +149,12 @@ class Tracker:
         return texts, values.double().tolist()
 
     def _write_start(self, start: Look) -> None:
-        if self.folder is not None:
+        if self.folder is not None and self._writes:
             with write_atomically(self.folder / "tracking-start.npz") as file:
                 np.savez(file, logps=start.logps.numpy(), next_token=start.next_token.numpy())
 
     def _write(self) -> None:
-        if self.folder is not None:
+        if self.folder is not None and self._writes:
             with write_atomically(self.folder / "tracking.parquet") as file:
                 pq.write_table(pa.Table.from_pylist(self.rows), file)
 
