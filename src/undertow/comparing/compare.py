@@ -13,7 +13,6 @@ from typing import Any
 
 import pyarrow as pa
 
-import undertow
 from undertow.comparing.checkpoints import (
     Checkpoints,
     check_tokenizers,
@@ -38,6 +37,7 @@ from undertow.scoring.prepare import prepare
 from undertow.scoring.settings import Shard
 from undertow.scoring.spool import TokenSpool
 from undertow.scoring.watch import Silent, Watcher
+from undertow.version import __version__
 
 __all__ = ["PART_PAIRS", "Comparison", "compare", "compare_to_folder"]
 
@@ -159,7 +159,7 @@ def compare_to_folder(
             folder.write_skipped(bad)
             table = folder.table([name for name in SCHEMA.names if not pa.types.is_list(SCHEMA.field(name).type)])
             summary = {
-                "undertow": undertow.__version__,
+                "undertow": __version__,
                 "versions": {name: version(name) for name in LIBRARIES} | {"python": platform.python_version()},
                 "arguments": arguments,
                 "fingerprints": identity,

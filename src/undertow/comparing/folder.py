@@ -23,13 +23,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-import undertow
 from undertow.comparing.gains import Tally
 from undertow.comparing.rows import SCHEMA
 from undertow.data.pairs import BadRow
 from undertow.errors import DataError, OutputError
 from undertow.files import lock, output_errors, remove_leftovers, write_atomically, write_json
 from undertow.scoring.shards import JSON, SETTINGS, differences, read_identity, read_part, rows_in
+from undertow.version import __version__
 
 __all__ = ["COMMAND", "PAIRS", "SUMMARY", "CompareFolder", "read_comparison"]
 
@@ -91,7 +91,7 @@ class CompareFolder:
         if overwrite or not (self.folder / SETTINGS).exists():
             write_json(
                 self.folder / SETTINGS,
-                {"undertow": undertow.__version__, "identity": identity, "settings": settings},
+                {"undertow": __version__, "identity": identity, "settings": settings},
             )
         there = read_identity(self.folder) or {}
         if there != identity:

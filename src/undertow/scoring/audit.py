@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-import undertow
 from undertow.data.pairs import Pair
 from undertow.data.reading import Pairs, open_pairs
 from undertow.data.tokens import PairEncoder, TokenSettings
@@ -34,6 +33,7 @@ from undertow.scoring.spool import TokenSpool
 from undertow.scoring.store import ScoreStore
 from undertow.scoring.summary import summarise
 from undertow.scoring.watch import Silent, Watcher
+from undertow.version import __version__
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "pyarrow", "numpy")
 
@@ -129,7 +129,7 @@ def audit_to_folder(
             seconds = _score(store, spool, scorer, settings.part_pairs, watch)
             store.write_skipped(bad)
             summary = {
-                "undertow": undertow.__version__,
+                "undertow": __version__,
                 "versions": {name: version(name) for name in LIBRARIES} | {"python": platform.python_version()},
                 "arguments": _arguments(data, model_name, settings),
                 "fingerprints": identity,

@@ -25,7 +25,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-import undertow
 from undertow.data.pairs import BadRow
 from undertow.errors import OutputError
 from undertow.files import lock, output_errors, remove_leftovers, write_atomically, write_json
@@ -43,6 +42,7 @@ from undertow.scoring.shards import (
     read_summary,
     rows_in,
 )
+from undertow.version import __version__
 
 SKIPPED, REPORT = "skipped.jsonl", "report.html"
 _LOCK = ".lock"
@@ -99,7 +99,7 @@ class ScoreStore:
         if overwrite:
             self._clear()
         if overwrite or not (self.folder / SETTINGS).exists():
-            written = {"undertow": undertow.__version__, "identity": identity, "settings": settings}
+            written = {"undertow": __version__, "identity": identity, "settings": settings}
             write_json(self.folder / SETTINGS, written)
         self._check_identity(identity)
         (self.folder / SCORES).mkdir(exist_ok=True)

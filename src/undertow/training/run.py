@@ -15,7 +15,6 @@ from accelerate import PartialState
 from transformers import PrinterCallback, TrainingArguments
 from transformers.trainer_utils import set_seed
 
-import undertow
 from undertow.data.reading import Pairs, open_pairs
 from undertow.data.tokens import PairEncoder, TokenPair
 from undertow.errors import OutputError
@@ -39,6 +38,7 @@ from undertow.training.selecting import Rule, kept_pairs
 from undertow.training.settings import TrainSettings
 from undertow.training.tracking import DisplacementCallback, Tracker, words_to_ids
 from undertow.training.trainer import PreferenceTrainer, complete_checkpoints
+from undertow.version import __version__
 
 SETTINGS, SUMMARY = "settings.json", "train.json"
 OPTIMISERS = {"rmsprop": "rmsprop", "adamw": "adamw_torch"}
@@ -86,7 +86,7 @@ def train_to_folder(
             with quiet_transformers():
                 history = _train(ready.spool, PairDataset(ready.spool, reference, kept), model, settings, out, watch)
             summary = {
-                "undertow": undertow.__version__,
+                "undertow": __version__,
                 "arguments": {"data": str(data), "model": model_name, **settings.record()},
                 "fingerprints": identity,
                 "data": {
@@ -308,7 +308,7 @@ def _take_over(out: Path, identity: dict[str, Any], data: str | Path, model: str
         if not path.exists() and any(not file.name.startswith(".") for file in out.iterdir()):
             raise OutputError(f"{out} is not empty and not a training run's folder. Name a new folder with --out.")
         _clear(out)
-        write_json(path, {"undertow": undertow.__version__, "identity": identity, "data": str(data), "model": model})
+        write_json(path, {"undertow": __version__, "identity": identity, "data": str(data), "model": model})
     elif there != identity:
         found = differences(there, identity, "there", "here")
         raise OutputError(
