@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 import undertow as ut
 from command import some_rows, write_jsonl
 from tiny import tiny_folder
-from undertow.errors import DataError, ModelError, OptionError
+from undertow.errors import DataError, ModelError, OptionError, OutputError
 from undertow.integrations.trl import DisplacementCallback
 
 pytest.importorskip("trl", reason="needs TRL: pip install undertow[trl]")
@@ -40,8 +40,13 @@ class Reporter(TrainerCallback):
 
     def __init__(self) -> None:
         self.seen: list[tuple[int, dict[str, float]]] = []
+        self.open = True
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        self.open = False
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        assert self.open
         self.seen.append((state.global_step, dict(logs)))
 
 
@@ -92,8 +97,8 @@ def trainer(folder: Path, out: Path, callbacks: list[TrainerCallback], **options
     )
 
 
-def probe(prefs: Path, **options: Any) -> DisplacementCallback:
-    return DisplacementCallback(ut.read_pairs(prefs, limit=8), max_length=LENGTH, **options)
+def probe(prefs: Path, limit: int = 8, **options: Any) -> DisplacementCallback:
+    return DisplacementCallback(ut.read_pairs(prefs, limit=limit), max_length=LENGTH, **options)
 
 
 def weights(trained: Any) -> dict[str, Tensor]:
@@ -150,7 +155,7 @@ def test_training_is_tracked_and_left_alone(peft_config: Any, folder: Path, pref
 
 def test_the_last_step_is_looked_at_wherever_it_falls(folder: Path, prefs: Path, tmp_path: Path) -> None:
     tracked = probe(prefs, every=4, watch={"agree": ["It", "Yes"]})
-    trainer(folder, tmp_path, [tracked]).train()
+    trainer(folder, tmp_path, [Reporter(), tracked]).train()  # the loggers are still open
     assert [row["step"] for row in tracked.rows] == [0, 4, 6]
     assert tracked.rows[-1]["watch/agree"] != 0
 
@@ -173,10 +178,13 @@ def test_a_run_that_goes_on_has_no_gaps_and_a_new_one_starts_anew(folder: Path, 
     assert rows == resumed.rows
     assert [row["step"] for row in rows] == [0, 2, 4, 6]
     assert rows == whole.rows
-    trainer(folder, tmp_path / "new", [probe(prefs, every=3, folder=kept)], max_steps=3, learning_rate=1e-5).train()
-    new = pq.read_table(kept / "tracking.parquet").to_pylist()
-    assert [row["step"] for row in new] == [0, 3]
-    assert abs(new[-1]["chosen_change"]) < abs(rows[-1]["chosen_change"]) / 10
+    other = trainer(folder, tmp_path / "run", [probe(prefs, 5, folder=kept)], **saving)
+    with pytest.raises(OutputError, match="the history of 8 pairs, here are 5"):
+        other.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
+    anew = probe(prefs, 5, every=3, folder=kept)
+    trainer(folder, tmp_path / "new", [anew], max_steps=3).train()
+    assert [row["step"] for row in anew.rows] == [0, 3]
+    assert pq.read_table(kept / "tracking.parquet").to_pylist() == anew.rows
 
 
 def test_what_cannot_be_tracked_is_refused_before_the_first_step(folder: Path, prefs: Path, tmp_path: Path) -> None:
@@ -199,14 +207,16 @@ def test_without_a_trainer_among_the_callers_the_history_has_the_values(folder: 
     """Another loop that calls the events by itself, as some frameworks do."""
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attention_dropout=0.5)
     state, tracked = TrainerState(max_steps=1), probe(prefs)
-    state.is_world_process_zero = True
-    args = TrainingArguments(output_dir="unused", use_cpu=True)
+    args, control = TrainingArguments(output_dir="unused", use_cpu=True), TrainerControl()
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    tracked.on_train_begin(args, state, TrainerControl(), model=model.train(), processing_class=tokenizer)
-    assert model.training
+    model.train().model.layers[0].eval()
+    modes = [part.training for part in model.modules()]
+    tracked.on_train_begin(args, state, control, model=model, processing_class=tokenizer)
+    assert [part.training for part in model.modules()] == modes
     assert state.log_history[0]["step"] == 0
     assert state.log_history[0]["displacement/chosen_logp"] == tracked.rows[0]["chosen_logp"]
+    assert tracked.rows[0]["chosen_logp"] == pytest.approx(audited(prefs, folder), rel=1e-4)  # no dropout
     with pytest.raises(ModelError, match="no tokenizer"):
-        tracked.on_train_begin(args, state, TrainerControl(), model=model, processing_class=None)
+        tracked.on_train_begin(args, state, control, model=model, processing_class=None)

@@ -28,7 +28,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from undertow.data.pairs import BadRow, Pair
 from undertow.data.tokens import PairEncoder, Template, TokenPair, TokenSettings
-from undertow.errors import BadRowsError, DataError, ModelError, OptionError
+from undertow.errors import BadRowsError, DataError, ModelError, OptionError, OutputError
 from undertow.models.checks import check_head
 from undertow.models.families import find_backbone, find_head
 from undertow.models.model import Model
@@ -63,6 +63,7 @@ class DisplacementCallback(tracking.DisplacementCallback):
     Raises:
         OptionError: an argument cannot be used, or the weights are sharded among processes.
         DataError: when training begins: there is no pair, or one cannot be used.
+        OutputError: when training goes on: the folder holds the history of other pairs.
         ModelError: when training begins: the model's log-probabilities cannot be had from its hidden embeddings.
     """
 
@@ -114,6 +115,7 @@ class DisplacementCallback(tracking.DisplacementCallback):
         self.tracker = Tracker(self._encode(tokenizer), tokenizer, folder, words_to_ids(self._watch, tokenizer))
         if state.global_step:
             super().on_train_begin(args, state, control)
+            self._check_history()
         else:  # whatever the folder holds is of another run
             self._look(state, control)
 
@@ -121,6 +123,14 @@ class DisplacementCallback(tracking.DisplacementCallback):
         """After a step of the optimiser: the last one too, while the loggers are still open."""
         if state.global_step % self.every == 0 or state.global_step >= state.max_steps:
             self._look(state, control)
+
+    def _check_history(self) -> None:
+        first, count = self.tracker.first, len(self.tracker.probe)
+        if first is not None and len(first.logps) != count:
+            raise OutputError(
+                f"{self._folder} holds the history of {len(first.logps)} pairs, here are {count}: go on with the same "
+                "pairs, or name a new folder."
+            )
 
     def _encode(self, tokenizer: PreTrainedTokenizerBase) -> list[TokenPair]:
         encoder = PairEncoder(tokenizer, self._settings)

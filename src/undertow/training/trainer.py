@@ -88,13 +88,14 @@ class PreferenceTrainer(Trainer):  # type: ignore[misc]  # transformers is untyp
         super().log(logs, start_time)
 
     def _note(self, logps: Logps) -> None:
+        beta = getattr(self.loss, "beta", 1.0)  # implicit rewards are β times the log-ratios, where there is a β
         with torch.no_grad():
             for name, value in (
                 ("logps/chosen", logps.chosen),
                 ("logps/rejected", logps.rejected),
-                ("rewards/chosen", logps.chosen_logratio),
-                ("rewards/rejected", logps.rejected_logratio),
-                ("rewards/margins", logps.corrected_margin),
+                ("rewards/chosen", beta * logps.chosen_logratio),
+                ("rewards/rejected", beta * logps.rejected_logratio),
+                ("rewards/margins", beta * logps.corrected_margin),
                 ("rewards/accuracies", (logps.corrected_margin > 0).double()),
             ):
                 self._sums.setdefault(name, []).append(value.detach().mean())
