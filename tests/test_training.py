@@ -226,3 +226,38 @@ def test_a_sweep_trains_its_arms_and_compares_them(capsys, model: Path, prefs: P
     arms.write_text("plain: {los: dpo}\n")
     code, _, err = run(capsys, *arguments(model, prefs), "--sweep", arms, "--out", tmp_path / "other")
     assert (code, "did you mean loss" in err) == (2, True), err
+
+
+def test_a_loss_that_is_no_number_names_step_pairs_and_checkpoint(capsys, model, prefs, tmp_path) -> None:
+    out = tmp_path / "run"
+    code, _, err = run(
+        capsys, *arguments(model, prefs), "--lr", 1e30, "--schedule", "constant", "--save-every", 1, "--track-every", 0,
+        "--out", out,
+    )  # fmt: skip
+    assert code == 1
+    assert "at step 2" in err
+    assert "row" in err
+    assert "checkpoint-1" in err
+    assert not (out / "train.json").exists()
+
+
+def test_a_full_disk_while_saving_leaves_the_checkpoint_before_it(capsys, model, prefs, tmp_path, monkeypatch) -> None:
+    from undertow.training.trainer import PreferenceTrainer
+
+    out, plain = tmp_path / "run", PreferenceTrainer._save_optimizer_and_scheduler
+
+    def full(self, folder):
+        if self.state.global_step == 8:
+            raise OSError(28, "No space left on device", str(folder))
+        return plain(self, folder)
+
+    monkeypatch.setattr(PreferenceTrainer, "_save_optimizer_and_scheduler", full)
+    code, _, err = run(capsys, *arguments(model, prefs), "--out", out)
+    assert (code, "space" in err) == (2, True), err
+    assert (out / "checkpoint-4" / "trainer_state.json").exists()
+    assert not (out / "checkpoint-8").exists()
+    monkeypatch.undo()
+    assert run(capsys, *arguments(model, prefs), "--out", out)[0] == 0
+    assert run(capsys, *arguments(model, prefs), "--out", tmp_path / "whole")[0] == 0
+    one, two = weights(out), weights(tmp_path / "whole")
+    assert all(torch.equal(one[name], two[name]) for name in one)

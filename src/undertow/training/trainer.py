@@ -66,7 +66,7 @@ class PreferenceTrainer(Trainer):  # type: ignore[misc]  # transformers is untyp
         )
         loss = self._mitigated(self.loss.at_step(self.state.global_step)(logps), logps, pairs)
         if not torch.isfinite(loss):
-            raise DivergedError(_diverged(self, pairs, float(loss)))
+            raise DivergedError(_diverged(self, pairs, float(loss.detach())))
         self._note(logps)
         return (loss, found) if return_outputs else loss
 
