@@ -15,7 +15,7 @@ from undertow.models.model import Model
 from undertow.models.sources import ModelSource, find_model
 from undertow.scoring.watch import Watcher
 
-__all__ = ["Checkpoints", "check_tokenizers", "check_vocabulary", "find_sources", "load_checkpoints"]
+__all__ = ["Checkpoints", "check_vocabulary", "find_sources", "load_checkpoints"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +29,6 @@ class Checkpoints:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer of the one before."""
         return self.before.tokenizer
-
-
-def check_tokenizers(before: PreTrainedTokenizerBase, after: PreTrainedTokenizerBase, named: str) -> None:
-    """Refuse tokenizers that give one token different meanings.
-
-    Raises:
-        ModelError: they do.
-    """
-    if before.get_vocab() != after.get_vocab():
-        raise ModelError(
-            f"{named}: its tokenizer has another vocabulary than the model before, so the two cannot be compared "
-            "token by token."
-        )
 
 
 def check_vocabulary(before: Model, after: Model) -> None:

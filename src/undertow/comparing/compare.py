@@ -15,7 +15,6 @@ import pyarrow as pa
 
 from undertow.comparing.checkpoints import (
     Checkpoints,
-    check_tokenizers,
     check_vocabulary,
     find_sources,
     load_checkpoints,
@@ -28,13 +27,15 @@ from undertow.comparing.rows import COMPARE_VERSION, SCHEMA, compare_rows
 from undertow.comparing.settings import NEW_TOKENS, CompareSettings
 from undertow.comparing.summary import summarise
 from undertow.data.pairs import Pair
-from undertow.data.reading import Pairs, open_pairs
+from undertow.data.reading import Pairs
 from undertow.data.tokens import PairEncoder, TokenSettings
+from undertow.models.checks import check_same_tokens
 from undertow.models.loading import load_tokenizer
 from undertow.models.model import Model
 from undertow.scoring.audit import LIBRARIES
 from undertow.scoring.prepare import prepare
 from undertow.scoring.settings import Shard
+from undertow.scoring.skipped import write_skipped
 from undertow.scoring.spool import TokenSpool
 from undertow.scoring.watch import Silent, Watcher
 from undertow.version import __version__
@@ -95,7 +96,7 @@ def compare(
         tokens=tokens or TokenSettings(),
         batch_tokens=batch_tokens,
     )
-    check_tokenizers(before.tokenizer, after.tokenizer, f"after={after.name}")
+    check_same_tokens(before.tokenizer, after.tokenizer, f"after={after.name}", whose="the model before")
     check_vocabulary(before, after)
     encoder, models = PairEncoder(before.tokenizer, settings.tokens), Checkpoints(before, after)
     on_bad_row = pairs.on_bad_row if isinstance(pairs, Pairs) else "stop"
@@ -139,11 +140,11 @@ def compare_to_folder(
     sources = find_sources(before, after, settings)
     encoder = PairEncoder(load_tokenizer(sources[0], trust_remote_code=settings.trust_remote_code), settings.tokens)
     theirs = load_tokenizer(sources[1], trust_remote_code=settings.trust_remote_code)
-    check_tokenizers(encoder.tokenizer, theirs, f"--after {after}")
+    check_same_tokens(encoder.tokenizer, theirs, f"--after {after}", whose="the model before")
     if getattr(encoder.tokenizer, "chat_template", None) != getattr(theirs, "chat_template", None):
         watch.note("The two models have different chat templates: both read the tokens of the one before.")
     predictions = read_predictions(settings.scores) if settings.scores else None
-    pairs = _open(data, settings)
+    pairs = settings.data.open(data)
     arguments: dict[str, Any] = {"data": str(data), "before": before, "after": after, **settings.record()}
     with prepare(pairs.entries(), encoder, Shard(), settings.data.on_bad_row, watch) as ready:
         spool, bad = ready.spool, ready.bad
@@ -156,7 +157,7 @@ def compare_to_folder(
                 watch.note(f"{out} is finished already: nothing was compared again.")
                 return folder.summary()
             tally, seconds = _compare(folder, spool, models, settings, part_pairs, watch)
-            folder.write_skipped(bad)
+            write_skipped(folder.folder, bad)
             table = folder.table([name for name in SCHEMA.names if not pa.types.is_list(SCHEMA.field(name).type)])
             summary = {
                 "undertow": __version__,
@@ -237,19 +238,6 @@ def _check_predictions(predictions: Predictions | None, spool: TokenSpool) -> No
     if predictions is not None:
         known = [(pair.row, pair.pair_id) for pair in spool.read(0, spool.pairs)]
         check_same_data(predictions, [row for row, _ in known], [pair_id for _, pair_id in known])
-
-
-def _open(data: str | Path, settings: CompareSettings) -> Pairs:
-    how = settings.data
-    return open_pairs(
-        data,
-        format=how.format,
-        columns=dict(how.columns) if how.columns else None,
-        split=how.split,
-        name=how.name,
-        on_bad_row=how.on_bad_row,
-        limit=how.limit,
-    )
 
 
 def _identity(

@@ -15,7 +15,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,15 +25,15 @@ import pyarrow.parquet as pq
 
 from undertow.comparing.gains import Tally
 from undertow.comparing.rows import SCHEMA
-from undertow.data.pairs import BadRow
 from undertow.errors import DataError, OutputError
 from undertow.files import lock, output_errors, remove_leftovers, write_atomically, write_json
 from undertow.scoring.shards import JSON, SETTINGS, differences, read_identity, read_part, rows_in
+from undertow.scoring.skipped import SKIPPED
 from undertow.version import __version__
 
 __all__ = ["COMMAND", "PAIRS", "SUMMARY", "CompareFolder", "read_comparison"]
 
-PAIRS, SUMMARY, SKIPPED = "pairs.parquet", "compare.json", "skipped.jsonl"
+PAIRS, SUMMARY = "pairs.parquet", "compare.json"
 COMMAND = "compare"
 _PARTS, _LOCK = ".parts", ".lock"
 
@@ -168,19 +168,6 @@ class CompareFolder:
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The joined table, or some of its columns."""
         return pq.ParquetFile(self.folder / PAIRS).read(columns)
-
-    def write_skipped(self, bad: Iterable[BadRow]) -> None:
-        """Write the rows that were set aside, one JSON object a line; no file for none."""
-        rows = iter(bad)
-        first = next(rows, None)
-        if first is None:
-            with output_errors(self.folder):
-                (self.folder / SKIPPED).unlink(missing_ok=True)
-            return
-        with write_atomically(self.folder / SKIPPED) as file:
-            for row in itertools.chain([first], rows):
-                # ASCII only, since a row may be bad for text that no encoding can write.
-                file.write(json.dumps(row.record()).encode("ascii") + b"\n")
 
     def commit(self, summary: Mapping[str, Any]) -> dict[str, Any]:
         """End the run: write ``compare.json``, drop the parts, and return what it holds."""

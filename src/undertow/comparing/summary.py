@@ -13,6 +13,7 @@ from undertow.comparing.prediction import Predictions, against_fact
 from undertow.comparing.rows import DIVERGENCES, FLAGS, NUMBERS, SCHEMA
 from undertow.comparing.settings import CompareSettings
 from undertow.comparing.statistics import bootstrap, means_of
+from undertow.maths.displacement import displacement as definition_1
 from undertow.maths.losses import DPO, Logps
 
 MEANS = ("dlogp_chosen", "dlogp_rejected", "dmargin", *FLAGS, *DIVERGENCES)
@@ -66,9 +67,9 @@ def displacement(columns: Finite, beta: float) -> dict[str, Any]:
     loss = DPO(beta)
     start = loss(Logps(old_w, old_l, ref_chosen=old_w, ref_rejected=old_l)).mean().item()
     end = loss(Logps(new_w, new_l, ref_chosen=old_w, ref_rejected=old_l)).mean().item()
-    change = float(columns["dlogp_chosen"].mean())
-    verdict = "not applicable" if not end < start else "displaced" if change < 0 else "not displaced"
-    return {**found, "loss_before": start, "loss_after": end, "verdict": verdict, "mean_change": change}
+    fact = definition_1(old_w, new_w, start, end)
+    verdict = "not applicable" if fact.displaced is None else "displaced" if fact.displaced else "not displaced"
+    return {**found, "loss_before": start, "loss_after": end, "verdict": verdict, "mean_change": fact.mean_change}
 
 
 def _finite(table: pa.Table) -> NDArray[np.bool_]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from undertow.data.packing import pack
 from undertow.data.tokens import TokenPair
@@ -23,6 +24,26 @@ if TYPE_CHECKING:
 
 # Largest difference over largest value. bfloat16 keeps 8 bits, and a different order of rounding adds up over layers.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 0.06, torch.float16: 0.02}
+
+
+def check_same_tokens(
+    ours: PreTrainedTokenizerBase, theirs: PreTrainedTokenizerBase, named: str, *, whose: str
+) -> None:
+    """Refuse two tokenizers that give one token different meanings.
+
+    Args:
+        ours: the tokenizer that makes the tokens.
+        theirs: that of the other model, which is to read them.
+        named: the option or argument that gave the other model, and its value.
+        whose: what the tokenizer of ours is called in the message.
+
+    Raises:
+        ModelError: they do.
+    """
+    if ours.get_vocab() != theirs.get_vocab():
+        raise ModelError(
+            f"{named}: its tokenizer has another vocabulary than {whose}, so the two cannot be compared token by token."
+        )
 
 
 def relative_difference(a: Tensor, b: Tensor) -> float:

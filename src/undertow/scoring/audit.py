@@ -14,13 +14,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PretrainedConfig
 
 from undertow.data.pairs import Pair
-from undertow.data.reading import Pairs, open_pairs
+from undertow.data.reading import Pairs
 from undertow.data.tokens import PairEncoder, TokenSettings
-from undertow.errors import ModelError, OptionError
+from undertow.errors import OptionError
 from undertow.maths.losses import DPO, PairLoss
+from undertow.models.checks import check_same_tokens
 from undertow.models.device import multiplies_bfloat16
 from undertow.models.loading import check_max_length, load_config, load_model, load_tokenizer
 from undertow.models.model import Model
@@ -35,6 +36,7 @@ from undertow.scoring.summary import summarise
 from undertow.scoring.watch import Silent, Watcher
 from undertow.version import __version__
 
+AUDITED = "the audited model's"
 LIBRARIES = ("torch", "transformers", "tokenizers", "pyarrow", "numpy")
 
 
@@ -114,7 +116,7 @@ def audit_to_folder(
     encoder = PairEncoder(load_tokenizer(source, trust_remote_code=settings.trust_remote_code), settings.tokens)
     if ref:
         _check_reference(ref, encoder, settings)
-    pairs = _open(data, settings)
+    pairs = settings.data.open(data)
     with prepare(pairs.entries(), encoder, settings.shard, settings.data.on_bad_row, watch) as ready:
         spool, bad = ready.spool, ready.bad
         model = _model(source, config, encoder, settings, watch)
@@ -154,20 +156,8 @@ def _check_scorer(scorer: Scorer) -> None:
     if scorer.pull and not includes(scorer.level, "unembedding"):
         raise OptionError(f"pull=True needs level='unembedding', not {scorer.level!r}.")
     if scorer.reference is not None and scorer.model is not None:
-        _check_vocabulary(scorer.model.tokenizer, scorer.reference.tokenizer, f"reference={scorer.reference.name}")
-
-
-def _open(data: str | Path, settings: AuditSettings) -> Pairs:
-    how = settings.data
-    return open_pairs(
-        data,
-        format=how.format,
-        columns=dict(how.columns) if how.columns else None,
-        split=how.split,
-        name=how.name,
-        on_bad_row=how.on_bad_row,
-        limit=how.limit,
-    )
+        ours, theirs = scorer.model.tokenizer, scorer.reference.tokenizer
+        check_same_tokens(ours, theirs, f"reference={scorer.reference.name}", whose=AUDITED)
 
 
 def _model(
@@ -210,15 +200,8 @@ def _check_reference(ref: ModelSource, encoder: PairEncoder, settings: AuditSett
     """Refuse a reference that would read other tokens, or fewer, before any weights are loaded."""
     trusted = settings.trust_remote_code
     check_max_length(ref, load_config(ref, trust_remote_code=trusted), settings.tokens.max_length)
-    _check_vocabulary(encoder.tokenizer, load_tokenizer(ref, trust_remote_code=trusted), f"--ref {ref.name}")
-
-
-def _check_vocabulary(ours: PreTrainedTokenizerBase, theirs: PreTrainedTokenizerBase, named: str) -> None:
-    if ours.get_vocab() != theirs.get_vocab():
-        raise ModelError(
-            f"{named}: its tokenizer has another vocabulary than the audited model's, so the two cannot be compared "
-            "token by token."
-        )
+    theirs = load_tokenizer(ref, trust_remote_code=trusted)
+    check_same_tokens(encoder.tokenizer, theirs, f"--ref {ref.name}", whose=AUDITED)
 
 
 def _score(store: ScoreStore, spool: TokenSpool, scorer: Scorer, part_pairs: int, watch: Watcher) -> dict[str, float]:

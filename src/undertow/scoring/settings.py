@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from undertow.data.packing import DEFAULT_BATCH_TOKENS
+from undertow.data.reading import Pairs, open_pairs
 from undertow.data.tokens import TokenSettings
 from undertow.errors import OptionError
 from undertow.maths.losses import PairLoss, by_name, parameters
@@ -60,6 +62,18 @@ class DataSettings:
             raise OptionError(f"--limit {self.limit}: expected 1 or more.")
         if self.on_bad_row not in ON_BAD_ROW:
             raise OptionError(f"--on-bad-row {self.on_bad_row}: expected one of {', '.join(ON_BAD_ROW)}.")
+
+    def open(self, data: str | Path) -> Pairs:
+        """The pairs of the data argument, read in this way; it raises what :func:`open_pairs` does."""
+        return open_pairs(
+            data,
+            format=self.format,
+            columns=dict(self.columns) if self.columns else None,
+            split=self.split,
+            name=self.name,
+            on_bad_row=self.on_bad_row,
+            limit=self.limit,
+        )
 
 
 @dataclass(frozen=True, slots=True)

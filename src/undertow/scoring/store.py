@@ -42,9 +42,10 @@ from undertow.scoring.shards import (
     read_summary,
     rows_in,
 )
+from undertow.scoring.skipped import SKIPPED, write_skipped
 from undertow.version import __version__
 
-SKIPPED, REPORT = "skipped.jsonl", "report.html"
+REPORT = "report.html"
 _LOCK = ".lock"
 
 __all__ = ["JSON", "ScoreStore", "read_scores"]
@@ -188,20 +189,8 @@ class ScoreStore:
         return pa.concat_tables(read_part(self._part(index)) for index in range(self.finished_parts()))
 
     def write_skipped(self, bad: Iterable[BadRow]) -> int:
-        """Write the rows that were set aside, one JSON object a line, and return their number; no file for none."""
-        rows = iter(bad)
-        first = next(rows, None)
-        if first is None:
-            with output_errors(self.folder):
-                (self.folder / SKIPPED).unlink(missing_ok=True)
-            return 0
-        count = 0
-        with write_atomically(self.folder / SKIPPED) as file:
-            for row in itertools.chain([first], rows):
-                # ASCII only, since a row may be bad for text that no encoding can write.
-                file.write(json.dumps(row.record()).encode("ascii") + b"\n")
-                count += 1
-        return count
+        """Write the rows that were set aside, and return their number."""
+        return write_skipped(self.folder, bad)
 
     def commit(self, summary: Mapping[str, Any]) -> dict[str, Any]:
         """End the run: write ``audit.json`` with the sizes of all parts, and return what it holds."""

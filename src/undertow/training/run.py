@@ -15,7 +15,6 @@ from accelerate import PartialState
 from transformers import PrinterCallback, TrainingArguments
 from transformers.trainer_utils import set_seed
 
-from undertow.data.reading import Pairs, open_pairs
 from undertow.data.tokens import PairEncoder, TokenPair
 from undertow.errors import OutputError
 from undertow.files import lock, output_errors, write_json
@@ -71,7 +70,7 @@ def train_to_folder(
         source, load_config(source, trust_remote_code=settings.trust_remote_code), settings.tokens.max_length
     )
     encoder = PairEncoder(load_tokenizer(source, trust_remote_code=settings.trust_remote_code), settings.tokens)
-    pairs = _open(data, settings)
+    pairs = settings.data.open(data)
     with prepare(pairs.entries(), encoder, Shard(), settings.data.on_bad_row, watch) as ready:
         watch.phase("loading the model")
         model = _load(source.name, encoder, settings)
@@ -251,19 +250,6 @@ def _probe(spool: TokenSpool, count: int) -> Sequence[TokenPair]:
     """A fixed sample of the pairs: evenly over the data, whatever the seed."""
     count = min(count, spool.pairs)
     return [pair for n in range(count) for pair in spool.read(n * spool.pairs // count, n * spool.pairs // count + 1)]
-
-
-def _open(data: str | Path, settings: TrainSettings) -> Pairs:
-    how = settings.data
-    return open_pairs(
-        data,
-        format=how.format,
-        columns=dict(how.columns) if how.columns else None,
-        split=how.split,
-        name=how.name,
-        on_bad_row=how.on_bad_row,
-        limit=how.limit,
-    )
 
 
 def _identity(ready: Prepared, encoder: PairEncoder, model: Model, settings: TrainSettings) -> dict[str, Any]:

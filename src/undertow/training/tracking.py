@@ -133,20 +133,17 @@ class Tracker:
             "displaced": displacement.displaced(self.first.logps[:, 0], now.logps[:, 0]).double().mean().item(),
             "largest_decrease": displacement.largest_decrease(torch.tensor(chosen_history, dtype=torch.float64))[0],
         }
-        gains = now.next_token - self.first.next_token
         for name, ids in self.groups.items():
-            values[f"watch/{name}"] = gains[:, ids].sum(1).double().mean().item()
+            gained = displacement.group_gains(self.first.next_token, now.next_token, ids)
+            values[f"watch/{name}"] = gained.mean().item()
         return {name: float(value) for name, value in values.items()}
 
     def _tokens(self, now: Look) -> tuple[list[str], list[float]]:
         """The tokens that gained most probability where the responses part, on average over the pairs."""
         assert self.first is not None
-        gain = (now.next_token - self.first.next_token).mean(0)
-        values, ids = gain.topk(TOP)
-        texts = [
-            self._tokenizer.decode([token]) if gained > 0 else "" for token, gained in zip(ids, values, strict=True)
-        ]
-        return texts, values.double().tolist()
+        top = displacement.top_gains(self.first.next_token.mean(0), now.next_token.mean(0), TOP)
+        ids, gains = top.ids.tolist(), top.gains.tolist()
+        return [self._tokenizer.decode([i]) if gain > 0 else "" for i, gain in zip(ids, gains, strict=True)], gains
 
     def _write_start(self, start: Look) -> None:
         if self.folder is not None and self._writes:
