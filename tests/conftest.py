@@ -15,7 +15,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks a hub; read by huggingface_hu
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))  # naive.py, tiny.py, real_models.py
 
+from browser import *  # noqa: F403
 from real_models import *  # noqa: F403
+from training_runs import *  # noqa: F403
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

@@ -151,7 +151,7 @@ def test_another_run_is_refused_key_by_key_and_kept(tmp_path: Path) -> None:
     with pytest.raises(OutputError) as caught:
         ScoreStore(run).begin(other, {})
     message = str(caught.value)
-    assert "holds the scores of another run" in message
+    assert "holds another run" in message
     assert "model weights: abc there, ffffffffffff… here" in message
     assert "level: hidden there, null here" in message
     assert "score version: 1 there, nothing here" in message
@@ -180,12 +180,14 @@ def test_overwrite_starts_over_and_spares_what_is_not_ours(tmp_path: Path) -> No
 def test_a_folder_of_something_else_is_refused_even_with_overwrite(tmp_path: Path) -> None:
     (tmp_path / "photo.png").write_bytes(b"")
     for action in (lambda s: s.check_writable(), lambda s: s.begin(IDENTITY, {}, overwrite=True)):
-        with pytest.raises(OutputError, match=r"not empty and not a score folder \(it holds photo\.png\)"):
+        with pytest.raises(
+            OutputError, match=r"not empty and holds no run of `undertow audit` \(it holds photo\.png\)"
+        ):
             action(ScoreStore(tmp_path))
     other = tmp_path / "editor"
     other.mkdir()
     (other / "settings.json").write_text('{"editor.fontSize": 12}')
-    with pytest.raises(OutputError, match="was not written by Undertow"):
+    with pytest.raises(OutputError, match="was not written by `undertow audit`"):
         ScoreStore(other).begin(IDENTITY, {}, overwrite=True)
     assert (other / "settings.json").read_text() == '{"editor.fontSize": 12}'
     with pytest.raises(OutputError, match="is a file"):

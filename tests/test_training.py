@@ -17,28 +17,7 @@ from safetensors.torch import load_file
 
 import undertow as ut
 from command import run, some_rows, spawn, write_jsonl
-from tiny import tiny_folder
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def prefs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_jsonl(tmp_path_factory.mktemp("data") / "prefs.jsonl", some_rows(24))
-
-
-def arguments(model: Path, prefs: Path) -> list:
-    return [
-        "train", prefs, "--model", model, "--max-length", 400, "--lr", 1e-3, "--max-steps", 12, "--save-every", 4,
-        "--track-every", 3, "--batch-size", 3, "--dtype", "float32", "--device", "cpu",
-    ]  # fmt: skip
-
-
-def weights(out: Path) -> dict[str, torch.Tensor]:
-    return load_file(out / "model" / "model.safetensors")
+from training_runs import arguments, same_weights, weights
 
 
 def test_training_learns_and_tells_where_probability_went(capsys, model: Path, prefs: Path, tmp_path: Path) -> None:
@@ -100,9 +79,7 @@ def test_killed_and_started_again_ends_with_the_same_weights(model: Path, prefs:
         killed += process.exitcode == -signal.SIGKILL
     assert killed == 2
     spawn(*base, "--out", out, "--quiet").join()
-    one, two = weights(tmp_path / "whole"), weights(out)
-    assert one.keys() == two.keys()
-    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert same_weights(tmp_path / "whole", out)
     tracking = [pq.read_table(folder / "tracking.parquet") for folder in (tmp_path / "whole", out)]
     assert tracking[0].equals(tracking[1])
     assert not list(out.rglob("*.tmp"))
@@ -221,8 +198,9 @@ def test_a_sweep_trains_its_arms_and_compares_them(capsys, model: Path, prefs: P
     assert (plain["pairs"], filtered["pairs"]) == (24, 12)
     single = tmp_path / "single"
     assert run(capsys, *arguments(model, prefs), "--out", single, "--quiet")[0] == 0
-    one, two = weights(single), weights(out / "arms" / "plain")
-    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert same_weights(single, out / "arms" / "plain")
+    # All arms have the model and the data in common, and so the reference: it is computed once.
+    assert len(list(out.rglob("reference-*.npy"))) == 1
     arms.write_text("plain: {los: dpo}\n")
     code, _, err = run(capsys, *arguments(model, prefs), "--sweep", arms, "--out", tmp_path / "other")
     assert (code, "did you mean loss" in err) == (2, True), err
@@ -257,7 +235,7 @@ def test_a_full_disk_while_saving_leaves_the_checkpoint_before_it(capsys, model,
     assert (out / "checkpoint-4" / "trainer_state.json").exists()
     assert not (out / "checkpoint-8").exists()
     monkeypatch.undo()
-    assert run(capsys, *arguments(model, prefs), "--out", out)[0] == 0
+    code, _, err = run(capsys, *arguments(model, prefs), "--out", out)
+    assert code == 0, err
     assert run(capsys, *arguments(model, prefs), "--out", tmp_path / "whole")[0] == 0
-    one, two = weights(out), weights(tmp_path / "whole")
-    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert same_weights(out, tmp_path / "whole")

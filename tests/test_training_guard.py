@@ -12,28 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import training_runs
 import undertow as ut
-from command import run, some_rows, spawn, write_jsonl
-from tiny import tiny_folder
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def prefs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_jsonl(tmp_path_factory.mktemp("data") / "prefs.jsonl", some_rows(24))
+from command import run, spawn
 
 
 def arguments(model: Path, prefs: Path, *guards: str) -> list:
-    base = [
-        "train", prefs, "--model", model, "--max-length", 400, "--lr", 3e-3, "--max-steps", 12, "--save-every", 2,
-        "--track-every", 2, "--batch-size", 3, "--dtype", "float32", "--device", "cpu", "--keep-checkpoints", 9,
-        "--schedule", "constant",
-    ]  # fmt: skip
-    return [*base, *(part for guard in guards for part in ("--guard", guard))]
+    more = ["--lr", 3e-3, "--save-every", 2, "--track-every", 2, "--keep-checkpoints", 9, "--schedule", "constant"]
+    return training_runs.arguments(model, prefs, *more, *(part for g in guards for part in ("--guard", g)))
 
 
 def trained(capsys, model: Path, prefs: Path, out: Path, *guards: str) -> tuple[dict, list[dict], str]:

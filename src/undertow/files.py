@@ -13,6 +13,7 @@ import fcntl
 import io
 import json
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,7 +105,10 @@ def remove_leftovers(folder: Path) -> None:
     """Remove what killed writers left in a folder that nobody else writes to now."""
     with output_errors(folder):
         for path in sorted(folder.glob(f".*{_SUFFIX}")):
-            path.unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _temporary(target: Path) -> Path:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from undertow.errors import OptionError
+
+if TYPE_CHECKING:
+    from undertow.scoring.settings import DataSettings
 
 DATA, MODEL, LOSS, SHARED, SPEED = "Data", "Model", "Loss", "Shared", "Speed and size"
 
@@ -39,6 +42,14 @@ Beta = Annotated[
 LossArgs = Annotated[
     list[str] | None,
     typer.Option("--loss-args", help="Other parameters, NAME=VALUE[,NAME=VALUE…].", rich_help_panel=LOSS),
+]
+Calibrated = Annotated[
+    bool,
+    typer.Option(
+        "--calibrated",
+        help="Reward calibration: the loss's two weights rescaled so that each pair is disentangled.",
+        rich_help_panel=LOSS,
+    ),
 ]
 Ref = Annotated[
     str | None,
@@ -92,12 +103,40 @@ Dtype = Annotated[
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.", rich_help_panel=MODEL)
 ]
+Packed = Annotated[
+    bool,
+    typer.Option("--packed/--one-at-a-time", help="Packed rows, or every sequence alone.", rich_help_panel=SPEED),
+]
+BatchTokens = Annotated[int, typer.Option("--batch-tokens", help="Tokens of one forward pass.", rich_help_panel=SPEED)]
 Engine = Annotated[str, typer.Option("--engine", help="local.", rich_help_panel=SPEED)]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start over where OUT holds another run.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random; recorded.", rich_help_panel=SHARED)]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no notes, errors only.", rich_help_panel=SHARED)]
 Json = Annotated[
     bool, typer.Option("--json", help="A summary as JSON, as the last line of output.", rich_help_panel=SHARED)
 ]
+
+
+def data_settings(
+    format: str | None,
+    columns: str | None,
+    split: str | None,
+    name: str | None,
+    limit: int | None,
+    on_bad_row: str,
+) -> DataSettings:
+    """The options of the data argument as settings."""
+    from undertow.data.reading import parse_columns
+    from undertow.scoring.settings import DataSettings
+
+    return DataSettings(
+        format=format,
+        columns=parse_columns(columns) if columns else None,
+        split=split,
+        name=name,
+        limit=limit,
+        on_bad_row=on_bad_row,  # type: ignore[arg-type]  # checked on creation
+    )
 
 
 def check_engine(engine: str) -> None:

@@ -40,7 +40,17 @@ def train(
     loss: o.Loss = "dpo",
     beta: o.Beta = None,
     loss_args: o.LossArgs = None,
+    calibrated: o.Calibrated = False,
     ref: o.Ref = None,
+    sft_epochs: Annotated[
+        float,
+        typer.Option(
+            "--sft-epochs", help="First train on the chosen responses alone, so many epochs.", rich_help_panel=TRAINING
+        ),
+    ] = 0.0,
+    sft_lr: Annotated[
+        float, typer.Option("--sft-lr", help="Learning rate of that phase; 0: --lr.", rich_help_panel=TRAINING)
+    ] = 0.0,
     epochs: Annotated[float, typer.Option("--epochs", rich_help_panel=TRAINING)] = 1.0,
     max_steps: Annotated[
         int, typer.Option("--max-steps", help="0: as many as the epochs take.", rich_help_panel=TRAINING)
@@ -74,6 +84,14 @@ def train(
     probe: Annotated[
         int, typer.Option("--probe", help="Pairs of the probe set, spread over the data.", rich_help_panel=TRACKING)
     ] = 64,
+    track_gradients: Annotated[
+        bool,
+        typer.Option(
+            "--track-gradients",
+            help="Also the inner products of the probe pairs' gradients, and the share of each case.",
+            rich_help_panel=TRACKING,
+        ),
+    ] = False,
     watch: Annotated[
         list[str] | None,
         typer.Option("--watch", help="NAME=WORD,WORD,…: how much probability a group gains.", rich_help_panel=TRACKING),
@@ -119,12 +137,15 @@ def train(
     device: o.Device = "auto",
     dtype: o.Dtype = "auto",
     trust_remote_code: o.TrustRemoteCode = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over where OUT holds another run.")] = False,
+    packed: o.Packed = True,
+    engine: o.Engine = "local",
+    overwrite: o.Overwrite = False,
     seed: o.Seed = 0,
     quiet: o.Quiet = False,
     json: o.Json = False,
 ) -> None:
     """Preference training that shows where the probability goes."""
+    o.check_engine(engine)
     from undertow.cli.render import print_json, print_sweep, print_train
     from undertow.models.device import keep_large_blocks
     from undertow.training.run import is_main_process, train_to_folder
@@ -139,7 +160,7 @@ def train(
 
         def one(arm: Any, folder: Path) -> dict[str, Any]:
             name, settings = from_options(given, typed, config, arm)
-            return train_to_folder(data, name, folder, settings, overwrite=overwrite, watch=watcher)
+            return train_to_folder(data, name, folder, settings, overwrite=overwrite, references=out, watch=watcher)
 
         summary = train_arms(read_arms(sweep), out, one) if sweep else one(None, out)
     if not is_main_process():
@@ -149,7 +170,7 @@ def train(
         print_json(summary)
 
 
-_OURS = frozenset({"data", "out", "config", "sweep", "overwrite", "quiet", "json"})
+_OURS = frozenset({"data", "out", "config", "sweep", "engine", "overwrite", "quiet", "json"})
 
 
 def _is_default(context: Any, name: str) -> bool:

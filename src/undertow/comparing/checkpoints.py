@@ -46,15 +46,14 @@ def check_vocabulary(before: Model, after: Model) -> None:
 
 
 def find_sources(before: str, after: str, settings: CompareSettings) -> tuple[ModelSource, ModelSource]:
-    """Both models, found and long enough, before any weights are loaded.
+    """Both models, found, the first long enough, before any weights are loaded.
 
     Raises:
         ModelError: one is not.
     """
     first, second = find_model(before), find_model(after)
-    for source in (first, second):
-        config = load_config(source, trust_remote_code=settings.trust_remote_code)
-        check_max_length(source, config, settings.tokens.max_length)
+    config = load_config(first, trust_remote_code=settings.trust_remote_code)
+    check_max_length(first, config, settings.tokens.max_length)
     return first, second
 
 

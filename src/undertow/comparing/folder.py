@@ -4,20 +4,18 @@ DIR/settings.json           written first: whose numbers these are
 DIR/.parts/part-00000.parquet …, tally-00003.npz
                             until the end: what a stopped run goes on from
 DIR/skipped.jsonl           where rows were skipped
+DIR/texts.parquet           the pairs' texts, for the report
 DIR/pairs.parquet           one row a pair, whole or absent
 DIR/compare.json            written last: only with it the run is finished
 """
 
 from __future__ import annotations
 
-import errno
 import itertools
-import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,106 +23,34 @@ import pyarrow.parquet as pq
 
 from undertow.comparing.gains import Tally
 from undertow.comparing.rows import SCHEMA
-from undertow.errors import DataError, OutputError
-from undertow.files import lock, output_errors, remove_leftovers, write_atomically, write_json
-from undertow.scoring.shards import JSON, SETTINGS, differences, read_identity, read_part, rows_in
-from undertow.scoring.skipped import SKIPPED
-from undertow.version import __version__
+from undertow.errors import DataError
+from undertow.files import output_errors, write_atomically
+from undertow.scoring.runs import JSON, RunFolder
+from undertow.scoring.shards import read_part, rows_in
+from undertow.scoring.texts import TEXTS
 
 __all__ = ["COMMAND", "PAIRS", "SUMMARY", "CompareFolder", "read_comparison"]
 
 PAIRS, SUMMARY = "pairs.parquet", "compare.json"
 COMMAND = "compare"
-_PARTS, _LOCK = ".parts", ".lock"
+_PARTS = ".parts"
 
 
-class CompareFolder:
-    """One run's folder, for the process that writes it. :meth:`begin` takes it, :meth:`close` gives it back."""
+class CompareFolder(RunFolder):
+    """The folder of a comparison."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._lock: IO[bytes] | None = None
+    command, summary_name = COMMAND, SUMMARY
+    own = (PAIRS, TEXTS, _PARTS)
+    inner = (_PARTS,)
 
-    def check_writable(self) -> None:
-        """Refuse a folder that is not ours or cannot be written, before any work. Changes nothing.
-
-        Raises:
-            OutputError: it is such a folder.
-        """
+    def begin(self, identity: Mapping[str, JSON], settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
+        """Take the folder for a run, see :meth:`RunFolder.begin`."""
+        super().begin(identity, settings, overwrite=overwrite)
         with output_errors(self.folder):
-            self._check_ours()
-            above = next(path for path in (self.folder, *self.folder.absolute().parents) if path.exists())
-            if not os.access(above, os.W_OK | os.X_OK):
-                raise PermissionError(errno.EACCES, f"no permission to write in {above}")
-
-    def begin(self, identity: Mapping[str, JSON], settings: Mapping[str, JSON], *, overwrite: bool = False) -> None:
-        """Take the folder for a run: make it, or go on in it when it holds the same run.
-
-        Args:
-            identity: all that the numbers depend on.
-            settings: what was asked for, kept for people to read.
-            overwrite: clear what an earlier comparison left; files of other programs stay.
-
-        Raises:
-            OutputError: the folder holds another run, or something else, or is being written by another process.
-        """
-        self.close()
-        here = json.loads(json.dumps({"command": COMMAND, **identity}))
-        with output_errors(self.folder):
-            self._check_ours()
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = lock(self.folder / _LOCK)
-            try:
-                self._take_over(here, settings, overwrite)
-            except BaseException:
-                self.close()
-                raise
-
-    def _take_over(self, identity: dict[str, JSON], settings: Mapping[str, JSON], overwrite: bool) -> None:
-        self._check_ours()
-        remove_leftovers(self.folder)
-        remove_leftovers(self._parts)
-        if overwrite:
-            for name in (SUMMARY, PAIRS, SKIPPED):
-                (self.folder / name).unlink(missing_ok=True)
-            self._drop_parts()
-        if overwrite or not (self.folder / SETTINGS).exists():
-            write_json(
-                self.folder / SETTINGS,
-                {"undertow": __version__, "identity": identity, "settings": settings},
-            )
-        there = read_identity(self.folder) or {}
-        if there != identity:
-            raise OutputError(
-                f"{self.folder} holds another comparison:\n{differences(there, identity, 'there', 'here')}\n"
-                "Two comparisons are never mixed. Choose another --out, or start over in this one with --overwrite "
-                "(or delete the folder)."
-            )
-        if self.finished:
-            self._drop_parts()
-        else:
-            (self.folder / SUMMARY).unlink(missing_ok=True)
-            self._parts.mkdir(exist_ok=True)
-
-    def _check_ours(self) -> None:
-        """Refuse a folder with files of something else. Hidden files do not count: they are the system's, or ours."""
-        if not self.folder.exists():
-            return
-        if not self.folder.is_dir():
-            raise OutputError(f"{self.folder} is a file. Name a folder with --out.")
-        if (self.folder / SETTINGS).exists():
-            if (read_identity(self.folder) or {}).get("command") != COMMAND:
-                raise OutputError(
-                    f"{self.folder / SETTINGS} was not written by `undertow compare`. Name another folder with --out."
-                )
-            return
-        others = sorted(path.name for path in self.folder.iterdir() if not path.name.startswith("."))
-        if others:
-            shown = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
-            raise OutputError(
-                f"{self.folder} is not empty and holds no comparison (it holds {shown}). "
-                "Name a new or empty folder with --out."
-            )
+            if self.finished:
+                self._drop_parts()
+            else:
+                self._parts.mkdir(exist_ok=True)
 
     @property
     def _parts(self) -> Path:
@@ -171,9 +97,9 @@ class CompareFolder:
 
     def commit(self, summary: Mapping[str, Any]) -> dict[str, Any]:
         """End the run: write ``compare.json``, drop the parts, and return what it holds."""
-        write_json(self.folder / SUMMARY, summary)
+        found = super().commit(summary)
         self._drop_parts()
-        return self.summary()
+        return found
 
     def _drop_parts(self) -> None:
         if self._parts.exists():
@@ -187,27 +113,6 @@ class CompareFolder:
         except (DataError, KeyError, TypeError):
             return False
         return bool(rows_in(self.folder / PAIRS) == pairs)
-
-    def summary(self) -> dict[str, Any]:
-        """What ``compare.json`` holds.
-
-        Raises:
-            DataError: the run is not finished.
-        """
-        path = self.folder / SUMMARY
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"{self.folder} holds no finished comparison: give its `undertow compare` command again."
-            ) from error
-        return found if isinstance(found, dict) else {}
-
-    def close(self) -> None:
-        """Let other processes have the folder."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
 
 
 def read_comparison(folder: str | Path) -> tuple[pa.Table, dict[str, Any]]:

@@ -110,7 +110,7 @@ def tree_attention(
     for tree in trees:
         p0, p1 = tree.prompt
         parts.append(causal_attention(q[:, :, p0:p1], k[:, p0:p1], v[:, p0:p1], offset=0, **how))
-        for r0, r1 in tree.responses:
+        for r0, r1 in (response for response in tree.responses if response[1] > response[0]):
             keys = torch.cat([k[:, p0:p1], k[:, r0:r1]], 1)
             values = torch.cat([v[:, p0:p1], v[:, r0:r1]], 1)
             parts.append(causal_attention(q[:, :, r0:r1], keys, values, offset=p1 - p0, **how))

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from undertow.errors import ModelError
-from undertow.models.checks import check_head, tree_attention_problem
+from undertow.models.checks import check_head, check_same_tokens, tree_attention_problem
 from undertow.models.device import choose_device, choose_dtype
 from undertow.models.families import find_backbone, find_head, longest_input
 from undertow.models.model import Model
@@ -95,12 +95,26 @@ def load_weights(
         quiet_transformers(),
     ):
         model = AutoModelForCausalLM.from_pretrained(source.location, **arguments)
+    if source.gguf:
+        _forget_quantisation(model)
     if source.adapter is not None:
         from peft import PeftModel  # an import of seconds that most runs do not need
 
         with _plain_errors(source, "adapter", "It must fit its base model."), quiet_transformers():
             model = PeftModel.from_pretrained(model, str(source.adapter)).merge_and_unload()
     return model
+
+
+def _forget_quantisation(model: PreTrainedModel) -> None:
+    """What was read from GGUF is dequantised, yet still marked as quantised, which trainers refuse."""
+    model.is_quantized = False
+    for holder, name in (
+        (model, "hf_quantizer"),
+        (model, "quantization_method"),
+        (model.config, "quantization_config"),
+    ):
+        if hasattr(holder, name):
+            delattr(holder, name)
 
 
 def load_config(source: ModelSource, *, trust_remote_code: bool = False) -> PretrainedConfig:
@@ -117,6 +131,34 @@ def check_max_length(source: ModelSource, config: PretrainedConfig, max_length: 
             f"--max-length {max_length} is beyond the {limit} positions that {source.name} was made for; "
             f"give --max-length {limit} or less."
         )
+
+
+def check_companion(
+    source: ModelSource,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    named: str,
+    whose: str,
+    max_length: int,
+    trust_remote_code: bool = False,
+) -> PreTrainedTokenizerBase:
+    """Refuse a second model that would read other tokens than the first, or fewer, before its weights are loaded.
+
+    Args:
+        source: the second model.
+        tokenizer: the first one's.
+        named: how the user named the second, as in ``--ref base``.
+        whose: the first, as in "the audited model's".
+        max_length: tokens that both must be able to read.
+        trust_remote_code: run code that comes with the model.
+
+    Returns:
+        The second model's own tokenizer.
+    """
+    check_max_length(source, load_config(source, trust_remote_code=trust_remote_code), max_length)
+    theirs = load_tokenizer(source, trust_remote_code=trust_remote_code)
+    check_same_tokens(tokenizer, theirs, named, whose=whose)
+    return theirs
 
 
 @contextlib.contextmanager

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from undertow.errors import DataError, OptionError
+from undertow.scoring import runs
+from undertow.scoring.runs import JSON, SETTINGS, differences, read_command, read_identity
 
-JSON: TypeAlias = "str | int | float | bool | list[JSON] | dict[str, JSON] | None"
-
-SETTINGS, SUMMARY, SCORES = "settings.json", "audit.json", "scores"
-_SHOWN = 24
+COMMAND, SUMMARY, SCORES = "audit", "audit.json", "scores"
 
 
 def read_scores(folders: str | Path | Sequence[str | Path], columns: Sequence[str] | None = None) -> pa.Table:
@@ -68,8 +66,8 @@ def _not_scores(folder: Path) -> str:
 def _identity(folder: Path) -> dict[str, JSON]:
     """A finished run's identity."""
     identity = read_identity(folder)
-    if identity is None:
-        raise DataError(f"{folder / SETTINGS} was not written by Undertow: name a folder that `undertow audit` wrote.")
+    if identity is None or read_command(folder) != COMMAND:
+        raise DataError(f"{folder / SETTINGS} was not written by `undertow audit`: name a folder that it wrote.")
     missing = missing_part(folder)
     if missing is not None:
         raise DataError(
@@ -120,26 +118,13 @@ def part_path(folder: Path, index: int) -> Path:
     return folder / SCORES / f"part-{index:05d}.parquet"
 
 
-def read_identity(folder: Path) -> dict[str, JSON] | None:
-    """All that a run's scores depend on, or None where ``settings.json`` is not ours."""
-    settings = _load(folder / SETTINGS)
-    identity = settings.get("identity") if isinstance(settings, dict) else None
-    return identity if isinstance(identity, dict) else None
-
-
 def read_summary(folder: Path) -> dict[str, Any]:
     """What ``audit.json`` holds.
 
     Raises:
         DataError: it is not there: the run is not finished.
     """
-    if not (folder / SUMMARY).exists():
-        raise DataError(
-            f"{folder} is not finished (no {SUMMARY}): give its `undertow audit` command again, "
-            "it goes on where it stopped."
-        )
-    summary = _load(folder / SUMMARY)
-    return summary if isinstance(summary, dict) else {}
+    return runs.read_summary(folder, COMMAND, SUMMARY)
 
 
 def missing_part(folder: Path) -> Path | None:
@@ -169,27 +154,3 @@ def read_part(path: Path) -> pa.Table:
         return pq.ParquetFile(path).read()
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
-
-
-def differences(one: Mapping[str, JSON], two: Mapping[str, JSON], where_one: str, where_two: str) -> str:
-    """What differs between two identities, a line a key, for people."""
-    keys = [key for key in {**one, **two} if key not in one or key not in two or one[key] != two[key]]
-    return "\n".join(f"  {key}: {_shown(one, key)} {where_one}, {_shown(two, key)} {where_two}" for key in keys)
-
-
-def _shown(identity: Mapping[str, JSON], key: str) -> str:
-    if key not in identity:
-        return "nothing"
-    value = identity[key]
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]}…"
-
-
-def _load(path: Path) -> Any:
-    """A JSON file's value, or None where it is not JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
-    except ValueError:
-        return None

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from undertow.data.pairs import BadRow
 from undertow.files import output_errors, write_atomically
-
-SKIPPED = "skipped.jsonl"
+from undertow.scoring.runs import SKIPPED
 
 
 def write_skipped(folder: Path, bad: Iterable[BadRow]) -> int:

@@ -41,7 +41,13 @@ def residual_rows(states: PairStates, head: Head) -> Residuals:
     else float32: a model in float32 keeps all its digits, and emulated products would be slower, not faster.
     """
     predictive = torch.cat([states.chosen[:-1], states.rejected[:-1]])
-    ids = torch.tensor(states.pair.chosen + states.pair.rejected, device=predictive.device)
+    return head_residuals(
+        predictive, head, torch.tensor(states.pair.chosen + states.pair.rejected, device=predictive.device)
+    )
+
+
+def head_residuals(predictive: Tensor, head: Head, ids: Tensor) -> Residuals:
+    """The residual rows of tokens ``[N]`` from the states that predict them, ``[N, d]``."""
     fast = predictive.dtype == torch.bfloat16 and multiplies_bfloat16(predictive.device)
     return residuals(
         predictive,

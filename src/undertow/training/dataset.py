@@ -27,6 +27,10 @@ class PairDataset(Dataset[Item]):
         self._spool, self._reference = spool, reference
         self._kept = range(spool.pairs) if kept is None else kept
 
+    def reference_logps(self, numbers: Sequence[int]) -> torch.Tensor:
+        """``ln π_ref`` of both responses of pairs, by their numbers in the spool, kept or not; ``[pairs, 2]``."""
+        return torch.from_numpy(self._reference[list(numbers)])
+
     def __len__(self) -> int:
         return len(self._kept)
 

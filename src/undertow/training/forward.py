@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,9 +16,12 @@ from torch import Tensor, nn
 
 from undertow.data.packing import Tree
 from undertow.maths.logps import token_logps
+from undertow.maths.residuals import shared_contexts
+from undertow.maths.unembedding import products_of, sum_products
 from undertow.models.device import multiplies_bfloat16
 from undertow.models.families import Head, find_backbone
 from undertow.models.model import Model
+from undertow.scoring.unembedding import head_residuals
 
 
 def train_on_pairs(model: Model) -> None:
@@ -41,7 +45,13 @@ def turn_off_dropout(module: nn.Module) -> None:
 
 
 def pair_logps(
-    model: Model, input_ids: Tensor, position_ids: Tensor, trees: Sequence[Tree], **_ignored: Any
+    model: Model,
+    input_ids: Tensor,
+    position_ids: Tensor,
+    trees: Sequence[Tree],
+    *,
+    grad_norms: bool = False,
+    **_ignored: Any,
 ) -> dict[str, Tensor]:
     """``{"chosen": a, "rejected": b}``, each ``[pairs]``: log-probabilities summed over tokens, in nats.
 
@@ -50,37 +60,57 @@ def pair_logps(
         input_ids: ``[1, T]``, a packed row.
         position_ids: ``[1, T]``.
         trees: where the pairs stand in the row.
+        grad_norms: also the norms of both log-probabilities' gradients with respect to the unembedding matrix,
+            ``chosen_grad_norms`` and ``rejected_grad_norms``, which are constants of the step.
     """
+    head = replace(model.head, weight=model.hf.get_output_embeddings().weight)
     if model.attention == "tree":
         hidden = find_backbone(model.hf)(
             input_ids=input_ids, position_ids=position_ids, trees=trees, use_cache=False
         ).last_hidden_state[0]
         predicting, targets, owners = _response_positions(trees, input_ids.device)
-        logps = response_token_logps(hidden[predicting], model.head, model.hf, input_ids[0, targets])
+        states, tokens = hidden[predicting], input_ids[0, targets]
     else:
-        parts = [_sequences(model, input_ids, tree) for tree in trees]
-        logps = torch.cat([part for part, _ in parts])
-        counts = torch.tensor([count for _, pair in parts for count in pair], device=logps.device)
-        owners = torch.repeat_interleave(torch.arange(len(counts), device=logps.device), counts)
+        states, tokens = _sequences(model, input_ids, trees)
+        owners = _response_positions(trees, input_ids.device)[2]
+    logps = response_token_logps(states, head, tokens)
     sums = logps.new_zeros(2 * len(trees)).index_add(0, owners, logps)
-    return {"chosen": sums[0::2], "rejected": sums[1::2]}
+    found = {"chosen": sums[0::2], "rejected": sums[1::2]}
+    return found | _gradient_norms(states, head, tokens, trees) if grad_norms else found
 
 
-def response_token_logps(states: Tensor, head: Head, hf: nn.Module, tokens: Tensor) -> Tensor:
+def response_token_logps(states: Tensor, head: Head, tokens: Tensor) -> Tensor:
     """``ln p_k(y_k)`` of tokens from their states, outside of any automatic mixed precision; ``[N]``."""
-    weight, bias = hf.get_output_embeddings().weight, head.bias  # type: ignore[operator]
     fast = states.dtype == torch.bfloat16 and multiplies_bfloat16(states.device)
     # Mixed precision would round the products that the sums of log-probabilities hang on, wherever it is slow or fast.
     with torch.autocast(device_type=states.device.type, enabled=False):
         return token_logps(
             states,
-            weight,
+            head.weight,
             tokens,
-            bias=None if bias is None else bias.detach(),
+            bias=None if head.bias is None else head.bias.detach(),
             scale=head.scale,
             softcap=head.softcap,
             products=torch.bfloat16 if fast else None,
         )
+
+
+@torch.no_grad()
+def _gradient_norms(states: Tensor, head: Head, tokens: Tensor, trees: Sequence[Tree]) -> dict[str, Tensor]:
+    """``√gg_chosen`` and ``√gg_rejected`` of every pair, as an audit of the model as it is now would have them."""
+    found: list[tuple[Tensor, Tensor]] = []
+    at = 0
+    with torch.autocast(device_type=states.device.type, enabled=False):
+        for tree in trees:
+            chosen, rejected = (end - begin for begin, end in tree.responses)
+            part = slice(at, at + chosen + rejected)
+            rows = head_residuals(states[part].detach(), head, tokens[part])
+            shared = shared_contexts(rows.tokens[:chosen], rows.tokens[chosen:])
+            products = sum_products(products_of(rows, chosen, shared))
+            found.append((products.gg_chosen.sqrt(), products.gg_rejected.sqrt()))
+            at = part.stop
+    chosen_norms, rejected_norms = zip(*found, strict=True)
+    return {"chosen_grad_norms": torch.stack(chosen_norms), "rejected_grad_norms": torch.stack(rejected_norms)}
 
 
 def _response_positions(trees: Sequence[Tree], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -90,20 +120,24 @@ def _response_positions(trees: Sequence[Tree], device: torch.device) -> tuple[Te
     owners: list[int] = []
     for index, tree in enumerate(trees):
         for side, (begin, end) in enumerate(tree.responses):
-            predicting += [tree.prompt[1] - 1, *range(begin, end - 1)]
-            targets += range(begin, end)
+            positions = range(begin, end)  # none, where the phase before has no rejected responses
+            predicting += [tree.prompt[1] - 1 if position == begin else position - 1 for position in positions]
+            targets += positions
             owners += [2 * index + side] * (end - begin)
     found = (torch.tensor(values, device=device) for values in (predicting, targets, owners))
     return next(found), next(found), next(found)
 
 
-def _sequences(model: Model, input_ids: Tensor, tree: Tree) -> tuple[Tensor, list[int]]:
-    """One pair, one sequence at a time, for families that cannot take packed rows."""
-    prompt = input_ids[:, slice(*tree.prompt)]
-    found: list[Tensor] = []
-    for begin, end in tree.responses:
-        ids = torch.cat([prompt, input_ids[:, begin:end]], dim=1)
-        hidden = find_backbone(model.hf)(input_ids=ids, use_cache=False).last_hidden_state[0]
-        states = hidden[prompt.shape[1] - 1 : -1]
-        found.append(response_token_logps(states, model.head, model.hf, input_ids[0, begin:end]))
-    return torch.cat(found), [len(part) for part in found]
+def _sequences(model: Model, input_ids: Tensor, trees: Sequence[Tree]) -> tuple[Tensor, Tensor]:
+    """The states that predict the responses' tokens, and these tokens, by one sequence at a time, for families that
+    cannot take packed rows."""
+    states: list[Tensor] = []
+    tokens: list[Tensor] = []
+    for tree in trees:
+        prompt = input_ids[:, slice(*tree.prompt)]
+        for begin, end in tree.responses:
+            ids = torch.cat([prompt, input_ids[:, begin:end]], dim=1)
+            hidden = find_backbone(model.hf)(input_ids=ids, use_cache=False).last_hidden_state[0]
+            states.append(hidden[prompt.shape[1] - 1 : -1])
+            tokens.append(input_ids[0, begin:end])
+    return torch.cat(states), torch.cat(tokens)

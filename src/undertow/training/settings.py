@@ -26,14 +26,17 @@ class TrainSettings:
     """A training run's options besides data, model and output folder.
 
     ``batch_size`` counts pairs on each process and step; ``accumulate`` such batches make one step of the optimiser.
-    ``ref`` names the reference model; the model as it is before training where None. ``lora_r`` of 0 trains all
-    weights. ``max_steps`` of 0 means as many as ``epochs`` takes.
+    ``ref`` names the reference model; where None, the model as it is before training on pairs: with ``sft_epochs`` the
+    model after these, which train on the chosen responses alone at ``sft_lr`` (``lr`` where 0). ``lora_r`` of 0 trains
+    all weights. ``max_steps`` of 0 means as many as ``epochs`` takes.
     """
 
     loss: LossSettings = field(default_factory=LossSettings)
     ref: str | None = None
     data: DataSettings = field(default_factory=DataSettings)
     tokens: TokenSettings = field(default_factory=TokenSettings)
+    sft_epochs: float = 0.0
+    sft_lr: float = 0.0
     epochs: float = 1.0
     max_steps: int = 0
     batch_size: int = 4
@@ -49,6 +52,7 @@ class TrainSettings:
     gradient_checkpointing: bool = False
     track_every: int = 25
     probe: int = 64
+    track_gradients: bool = False
     watch: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     guard: tuple[str, ...] = ()
     filter: tuple[str, ...] = ()
@@ -64,11 +68,13 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         loss = self.loss.make()
-        if loss.needs_scores or loss.needs_grad_norms:
+        if loss.needs_scores:
             raise OptionError(f"--loss {self.loss.name}: it needs numbers that training does not have for a pair.")
         for name, least in (
             ("batch_size", 1),
             ("accumulate", 1),
+            ("sft_epochs", 0),
+            ("sft_lr", 0),
             ("max_steps", 0),
             ("warmup_steps", 0),
             ("lora_r", 0),
@@ -88,6 +94,8 @@ class TrainSettings:
             raise OptionError(f"--optimiser {self.optimiser}: expected one of {', '.join(get_args(Optimiser))}.")
         if self.guard and not self.track_every:
             raise OptionError("--guard: it watches what is tracked; give --track-every a number of steps.")
+        if self.track_gradients and not self.track_every:
+            raise OptionError("--track-gradients: it is part of tracking; give --track-every a number of steps.")
         Guards.parse(self.guard)
         for text in self.filter:
             Rule.parse(text)
@@ -128,7 +136,7 @@ def from_options(
     try:
         columns = take("columns")
         settings = TrainSettings(
-            loss=LossSettings(take("loss"), take("beta"), _loss_args(take("loss_args"))),
+            loss=LossSettings(take("loss"), take("beta"), _loss_args(take("loss_args")), take("calibrated")),
             data=DataSettings(
                 format=take("format"),
                 columns=parse_columns(columns) if isinstance(columns, str) else columns,

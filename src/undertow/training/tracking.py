@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,11 @@ from undertow.files import write_atomically
 from undertow.maths import displacement
 from undertow.models.forward import PairStates, pair_states
 from undertow.models.model import Model
-from undertow.scoring.unembedding import response_logps
+from undertow.scoring.unembedding import Row, response_logps
+from undertow.training.gradients import GradientProbe, gradient_summary
 
 TOP = 3
+TRACKING, START = "tracking.parquet", "tracking-start.npz"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +36,31 @@ class Look:
     """What one look at the probe set found.
 
     ``logps``: ``[pairs, 2]``, float64, in nats. ``next_token``: ``[pairs, V]``, float32: the distribution at the first
-    position where the two responses differ.
+    position where the two responses differ. ``gradients``: tracked values of the pairs' gradients, where asked for.
     """
 
     logps: Tensor
     next_token: Tensor
+    gradients: Mapping[str, float] = field(default_factory=dict)
 
 
 @torch.no_grad()
-def look(model: Model, probe: Sequence[TokenPair], batch_tokens: int = 4096) -> Look:
-    """Log-probabilities and next-token distributions of the probe pairs, by the model as it is now."""
+def look(
+    model: Model, probe: Sequence[TokenPair], batch_tokens: int = 4096, *, gradients: GradientProbe | None = None
+) -> Look:
+    """Log-probabilities and next-token distributions of the probe pairs, by the model as it is now; their gradients
+    too, where it is said by which loss."""
     logps: list[tuple[float, float]] = []
     rows: list[Tensor] = []
+    products: list[Row] = []
     for batch in pack(probe, batch_tokens):
         for states in pair_states(model, batch):
+            if gradients is not None:
+                products.append(gradients.row(len(products), states, model.head))
             logps.append(response_logps(states, model.head))
             rows.append(_where_they_part(states, model))
-    return Look(torch.tensor(logps, dtype=torch.float64), torch.stack(rows).cpu())
+    found = gradient_summary(products) if gradients is not None else {}
+    return Look(torch.tensor(logps, dtype=torch.float64), torch.stack(rows).cpu(), found)
 
 
 def _where_they_part(states: PairStates, model: Model) -> Tensor:
@@ -98,11 +108,11 @@ class Tracker:
 
     def resume(self, step: int) -> None:
         """Go on at a step: later rows belong to work that was lost and will be done again."""
-        if self.folder is None or not (self.folder / "tracking.parquet").exists():
+        if self.folder is None or not (self.folder / TRACKING).exists():
             return
-        with np.load(self.folder / "tracking-start.npz", allow_pickle=False) as start:
+        with np.load(self.folder / START, allow_pickle=False) as start:
             self.first = Look(torch.from_numpy(start["logps"]), torch.from_numpy(start["next_token"]))
-        table = pq.read_table(self.folder / "tracking.parquet").to_pylist()
+        table = pq.read_table(self.folder / TRACKING).to_pylist()
         self.rows = [row for row in table if row["step"] <= step]
 
     def add(self, step: int, now: Look) -> dict[str, float]:
@@ -136,7 +146,7 @@ class Tracker:
         for name, ids in self.groups.items():
             gained = displacement.group_gains(self.first.next_token, now.next_token, ids)
             values[f"watch/{name}"] = gained.mean().item()
-        return {name: float(value) for name, value in values.items()}
+        return {name: float(value) for name, value in {**values, **now.gradients}.items()}
 
     def _tokens(self, now: Look) -> tuple[list[str], list[float]]:
         """The tokens that gained most probability where the responses part, on average over the pairs."""
@@ -147,20 +157,27 @@ class Tracker:
 
     def _write_start(self, start: Look) -> None:
         if self.folder is not None and self._writes:
-            with write_atomically(self.folder / "tracking-start.npz") as file:
+            with write_atomically(self.folder / START) as file:
                 np.savez(file, logps=start.logps.numpy(), next_token=start.next_token.numpy())
 
     def _write(self) -> None:
         if self.folder is not None and self._writes:
-            with write_atomically(self.folder / "tracking.parquet") as file:
-                pq.write_table(pa.Table.from_pylist(self.rows), file)
+            with write_atomically(self.folder / TRACKING) as file:
+                # A run that goes on may track more than the run before it did: the table has the columns of all.
+                names = dict.fromkeys(name for row in self.rows for name in row)
+                pq.write_table(pa.table({name: [row.get(name) for row in self.rows] for name in names}), file)
 
 
 class DisplacementCallback(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
-    """Looks at the probe set before the first step, every ``every`` steps, and at the end; logs ``displacement/…``."""
+    """Looks at the probe set before the first step, every ``every`` steps, and at the end; logs ``displacement/…``.
 
-    def __init__(self, model: Model, tracker: Tracker, *, every: int = 25) -> None:
-        self.model, self.tracker, self.every = model, tracker, every
+    With ``gradients``, every look has the inner products of the probe pairs' gradients too.
+    """
+
+    def __init__(
+        self, model: Model, tracker: Tracker, *, every: int = 25, gradients: GradientProbe | None = None
+    ) -> None:
+        self.model, self.tracker, self.every, self.gradients = model, tracker, every, gradients
         self.latest: dict[str, float] = {}
         self.trainer: Any = None
 
@@ -182,11 +199,15 @@ class DisplacementCallback(TrainerCallback):  # type: ignore[misc]  # transforme
 
     def _look(self, state: TrainerState, control: TrainerControl) -> None:
         with evaluating(self.model.hf):
-            self.latest = self.tracker.add(state.global_step, look(self.model, self.tracker.probe))
+            found = look(self.model, self.tracker.probe, gradients=self._gradients(state.global_step))
+            self.latest = self.tracker.add(state.global_step, found)
         if state.is_world_process_zero:
             due = control.should_log
             self._tell(state, {f"displacement/{name}": value for name, value in self.latest.items()})
             control.should_log = due  # an entry of the log counts as the step's own, which would then be left out
+
+    def _gradients(self, step: int) -> GradientProbe | None:
+        return self.gradients.at_step(step) if self.gradients else None
 
     def _tell(self, state: TrainerState, values: dict[str, float]) -> None:
         """Pass the values on to the trainer's loggers."""

@@ -1,0 +1,208 @@
+"""A run's folder: made for one run, written by one process at a time, and never shared by two runs.
+
+Audits, comparisons and training runs differ in what they write; they agree in what stands here. ``settings.json`` is
+written first and says whose run it is: its identity is everything that the results depend on, by hashes, not by names.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, ClassVar, TypeAlias
+
+from undertow.errors import DataError, OutputError
+from undertow.files import lock, output_errors, remove_leftovers, write_json
+from undertow.version import __version__
+
+JSON: TypeAlias = "str | int | float | bool | list[JSON] | dict[str, JSON] | None"
+
+SETTINGS, SKIPPED, REPORT = "settings.json", "skipped.jsonl", "report.html"
+_LOCK = ".lock"
+_SHOWN = 24
+
+
+class RunFolder:
+    """One run's folder, for the process that writes it. :meth:`begin` takes it, :meth:`close` gives it back.
+
+    A subclass names its ``command``, the ``summary_name`` of the file that ends a run, its ``own`` files besides (names
+    or patterns), and the folders in which killed writers may leave something.
+    """
+
+    command: ClassVar[str]
+    summary_name: ClassVar[str]
+    own: ClassVar[tuple[str, ...]] = ()
+    inner: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock: IO[bytes] | None = None
+
+    def check_writable(self) -> None:
+        """Refuse a folder that is not ours or cannot be written, before any work. Changes nothing.
+
+        Raises:
+            OutputError: it is such a folder.
+        """
+        with output_errors(self.folder):
+            self._check_ours()
+            above = next(path for path in (self.folder, *self.folder.absolute().parents) if path.exists())
+            if not os.access(above, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, f"no permission to write in {above}")
+
+    def begin(self, identity: Mapping[str, JSON], settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
+        """Take the folder for a run: make it, or go on in it when it holds the same run.
+
+        Args:
+            identity: all that the results depend on.
+            settings: what was asked for, kept for people to read.
+            overwrite: clear what an earlier run left; files of other programs stay.
+
+        Raises:
+            OutputError: the folder holds another run, or something else, or is being written by another process.
+        """
+        self.close()
+        with output_errors(self.folder):
+            self._check_ours()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = lock(self.folder / _LOCK)
+            try:
+                self._take_over(json.loads(json.dumps(identity, default=str)), settings, overwrite)
+            except BaseException:
+                self.close()
+                raise
+
+    def _take_over(self, identity: dict[str, JSON], settings: Mapping[str, Any], overwrite: bool) -> None:
+        """With the lock held: tidy up, compare, and write ``settings.json`` where there is none yet."""
+        self._check_ours()
+        for folder in (self.folder, *(self.folder / name for name in self.inner)):
+            remove_leftovers(folder)
+        if overwrite:
+            self._clear()
+        if overwrite or not (self.folder / SETTINGS).exists():
+            written = {"undertow": __version__, "command": self.command, "identity": identity, "settings": settings}
+            write_json(self.folder / SETTINGS, json.loads(json.dumps(written, default=str)))
+        self._check_identity(identity)
+        if not self.finished:
+            (self.folder / self.summary_name).unlink(missing_ok=True)
+
+    def _clear(self) -> None:
+        """Remove our own files, the commit point first. ``settings.json`` is then replaced, never absent: a kill in
+        between leaves an unfinished run of the old identity, and no folder that we would not know again."""
+        for pattern in (self.summary_name, SKIPPED, REPORT, *self.own):
+            for path in self.folder.glob(pattern):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _check_identity(self, here: dict[str, JSON]) -> None:
+        there = read_identity(self.folder) or {}
+        if here != there:
+            found = differences(there, here, "there", "here")
+            raise OutputError(
+                f"{self.folder} holds another run:\n{found}\n"
+                "Two runs are never mixed. Choose another --out, or start over in this one with --overwrite "
+                "(or delete the folder)."
+            )
+
+    def _check_ours(self) -> None:
+        """Refuse a folder with files of something else. Hidden files do not count: they are the system's, or ours."""
+        if not self.folder.exists():
+            return
+        if not self.folder.is_dir():
+            raise OutputError(f"{self.folder} is a file. Name a folder with --out.")
+        if (self.folder / SETTINGS).exists():
+            if read_command(self.folder) != self.command:
+                raise OutputError(
+                    f"{self.folder / SETTINGS} was not written by `undertow {self.command}`. "
+                    "Name another folder with --out."
+                )
+            return
+        others = sorted(path.name for path in self.folder.iterdir() if not path.name.startswith("."))
+        if others:
+            shown = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
+            raise OutputError(
+                f"{self.folder} is not empty and holds no run of `undertow {self.command}` (it holds {shown}). "
+                "Name a new or empty folder with --out."
+            )
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run was committed, and what it made still stands."""
+        return (self.folder / self.summary_name).exists()
+
+    def commit(self, summary: Mapping[str, Any]) -> dict[str, Any]:
+        """End the run: write its summary, and return what that holds."""
+        write_json(self.folder / self.summary_name, summary)
+        return self.summary()
+
+    def summary(self) -> dict[str, Any]:
+        """What the summary holds.
+
+        Raises:
+            DataError: the run is not finished.
+        """
+        return read_summary(self.folder, self.command, self.summary_name)
+
+    def close(self) -> None:
+        """Let other processes have the folder."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def read_summary(folder: Path, command: str, name: str) -> dict[str, Any]:
+    """What the summary of a finished run holds.
+
+    Raises:
+        DataError: it is not there: the run is not finished.
+    """
+    if not (folder / name).exists():
+        raise DataError(
+            f"{folder} is not finished (no {name}): give its `undertow {command}` command again, "
+            "it goes on where it stopped."
+        )
+    summary = _load(folder / name)
+    return summary if isinstance(summary, dict) else {}
+
+
+def read_command(folder: Path) -> str | None:
+    """Which command's run stands in a folder, or None where ``settings.json`` is not ours."""
+    command = _settings(folder).get("command")
+    return command if isinstance(command, str) else None
+
+
+def read_identity(folder: Path) -> dict[str, JSON] | None:
+    """All that a run's results depend on, or None where ``settings.json`` is not ours."""
+    identity = _settings(folder).get("identity")
+    return identity if isinstance(identity, dict) else None
+
+
+def differences(one: Mapping[str, JSON], two: Mapping[str, JSON], where_one: str, where_two: str) -> str:
+    """What differs between two identities, a line a key, for people."""
+    keys = [key for key in {**one, **two} if key not in one or key not in two or one[key] != two[key]]
+    return "\n".join(f"  {key}: {_shown(one, key)} {where_one}, {_shown(two, key)} {where_two}" for key in keys)
+
+
+def _shown(identity: Mapping[str, JSON], key: str) -> str:
+    if key not in identity:
+        return "nothing"
+    value = identity[key]
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]}…"
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    found = _load(folder / SETTINGS) if (folder / SETTINGS).exists() else None
+    return found if isinstance(found, dict) else {}
+
+
+def _load(path: Path) -> Any:
+    """A JSON file's value, or None where it is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValueError:
+        return None

@@ -1,0 +1,174 @@
+"""What a run does besides plain preference training: supervised fine-tuning first, calibration, and what it checks."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import undertow as ut
+from command import run, some_rows, spawn, write_jsonl
+from tiny import random_pairs, tiny_folder, tiny_model
+from training_runs import arguments, same_weights, weights
+from undertow.training.dataset import collate
+from undertow.training.forward import train_on_pairs
+
+SFT = ["--sft-epochs", 1, "--sft-lr", 3e-3]
+
+
+def audited(folder: Path, prefs: Path) -> pa.Table:
+    return ut.audit(
+        ut.read_pairs(prefs), ut.load_model(str(folder), dtype="float32"), tokens=ut.TokenSettings(max_length=400)
+    )
+
+
+def chosen_logps(folder: Path, prefs: Path) -> float:
+    return float(np.mean(audited(folder, prefs)["logp_chosen"]))
+
+
+def test_supervised_fine_tuning_comes_first_and_gives_the_reference(capsys, model, prefs, tmp_path) -> None:
+    out = tmp_path / "run"
+    code, stdout, err = run(capsys, *arguments(model, prefs), *SFT, "--out", out, "--json")
+    assert code == 0, err
+    summary = json.loads(stdout.splitlines()[-1])
+    assert (summary["sft"]["steps"], summary["steps"]) == (8, 12)
+    fine_tuned = out / "sft" / "model"
+    assert chosen_logps(fine_tuned, prefs) > chosen_logps(model, prefs) + 1
+    first, *_ = pq.read_table(out / "tracking.parquet").to_pylist()
+    assert first["chosen_logp"] == pytest.approx(chosen_logps(fine_tuned, prefs), rel=1e-4)
+    (stored,) = out.glob("reference-*.npy")
+    assert np.load(stored)[:, 0].mean() == pytest.approx(first["chosen_logp"], rel=1e-4)
+    # The first phase's loss is the mean over the tokens of each chosen response, then over the batch.
+    log = json.loads((out / "sft" / "checkpoint-8" / "trainer_state.json").read_text())["log_history"]
+    losses = [entry["loss"] for entry in log if "loss" in entry]
+    table = audited(model, prefs)
+    each = -np.array(table["logp_chosen"]) / np.array(table["chosen_tokens"])
+    assert each.min() < losses[0] < each.max()
+    assert losses[-1] < losses[0]
+    # The loss begins at ln 2: policy and reference are one.
+    log = json.loads((out / "checkpoint-12" / "trainer_state.json").read_text())["log_history"]
+    assert next(entry["loss"] for entry in log if "loss" in entry) == pytest.approx(np.log(2), abs=1e-4)
+
+
+def test_it_equals_two_runs_one_after_the_other(capsys, model, prefs, tmp_path) -> None:
+    both, second = tmp_path / "both", tmp_path / "second"
+    assert run(capsys, *arguments(model, prefs), *SFT, "--out", both)[0] == 0
+    assert run(capsys, *arguments(both / "sft" / "model", prefs), "--out", second)[0] == 0
+    assert same_weights(both, second)
+
+
+@pytest.mark.parametrize("moment", ["sft/checkpoint-4/trainer_state.json", "sft/model", "checkpoint-4"])
+def test_killed_in_either_phase_it_ends_with_the_same_weights(model, prefs, tmp_path, moment: str) -> None:
+    base = [*arguments(model, prefs), *SFT, "--quiet"]
+    spawn(*base, "--out", tmp_path / "whole").join()
+    out = tmp_path / "out"
+    process = spawn(*base, "--out", out)
+    while process.is_alive() and not (out / moment).exists():
+        time.sleep(0.002)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not (out / "train.json").exists()
+    spawn(*base, "--out", out).join()
+    assert same_weights(tmp_path / "whole", out)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("family", ["llama", "mistral", "gpt-neox"])
+def test_gradient_norms_of_a_step_are_those_of_autograd(family: str, packed: bool) -> None:
+    model = tiny_model(family, dtype=torch.float64, packed=packed)
+    pairs = random_pairs(3)
+    train_on_pairs(model)
+    model.hf.requires_grad_(False)
+    weight = model.hf.get_output_embeddings().weight.requires_grad_(True)
+    inputs = collate([(pair, 0.0, 0.0) for pair in pairs])
+    given = {name: inputs[name] for name in ("input_ids", "position_ids", "trees")}
+    found = model.hf(**given, grad_norms=True)
+    assert not model.head.tied, "autograd would add the input embedding's part to a tied matrix"
+    for side in ("chosen", "rejected"):
+        norms = [
+            torch.autograd.grad(value, weight, retain_graph=True)[0].norm().item() for value in model.hf(**given)[side]
+        ]
+        assert found[f"{side}_grad_norms"].tolist() == pytest.approx(norms, rel=1e-6)
+
+
+def test_reward_calibration_trains_by_other_weights(capsys, model, prefs, tmp_path) -> None:
+    rows = {}
+    for name, more in (("plain", []), ("calibrated", ["--calibrated"])):
+        code, _, err = run(capsys, *arguments(model, prefs), *more, "--out", tmp_path / name)
+        assert code == 0, err
+        rows[name] = pq.read_table(tmp_path / name / "tracking.parquet").to_pylist()[-1]
+    assert rows["calibrated"]["margin_change"] > 0.1
+    assert rows["calibrated"]["chosen_change"] != pytest.approx(rows["plain"]["chosen_change"], rel=1e-3)
+    told = json.loads((tmp_path / "calibrated" / "train.json").read_text())["arguments"]["loss"]
+    assert told == "RewardCalibrated(loss=DPO(beta=0.1))"
+
+
+def test_a_pair_that_cannot_be_calibrated_stops_the_run_and_is_named(capsys, model, prefs, tmp_path) -> None:
+    code, _, err = run(
+        capsys, *arguments(model, prefs), "--loss", "slic-hf", "--calibrated", "--lr", 1e-2, "--out", tmp_path / "out"
+    )
+    assert code == 1
+    assert "cannot be calibrated" in err
+    assert "row" in err
+
+
+def test_a_row_set_aside_is_written_down(capsys, model, tmp_path) -> None:
+    rows = some_rows(6)
+    rows[2]["chosen"] = rows[2]["rejected"]
+    prefs = write_jsonl(tmp_path / "prefs.jsonl", rows)
+    out = tmp_path / "run"
+    code, _, err = run(capsys, *arguments(model, prefs), "--max-steps", 1, "--on-bad-row", "skip", "--out", out)
+    assert code == 0, err
+    (line,) = (json.loads(line) for line in (out / "skipped.jsonl").read_text().splitlines())
+    assert line["row"] == 2
+    assert json.loads((out / "train.json").read_text())["data"] == {
+        "format": "standard", "pairs": 5, "trained": 5, "skipped": 1,
+    }  # fmt: skip
+
+
+def test_a_reference_of_another_vocabulary_is_refused_before_it_is_loaded(capsys, model, prefs, tmp_path) -> None:
+    other = tiny_folder(tmp_path / "other")
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    one, two = list(vocabulary)[:2]
+    vocabulary[one], vocabulary[two] = vocabulary[two], vocabulary[one]
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    code, _, err = run(capsys, *arguments(model, prefs), "--ref", other, "--out", tmp_path / "out")
+    assert code == 2
+    assert "another vocabulary than the trained model's" in err
+
+
+def test_another_reference_is_another_run(capsys, model, prefs, tmp_path) -> None:
+    base = [*arguments(model, prefs), "--max-steps", 1, "--ref", tmp_path / "ref", "--out", tmp_path / "out"]
+    tiny_folder(tmp_path / "ref")
+    assert run(capsys, *base)[0] == 0
+    trained = [*arguments(model, prefs), "--max-steps", 2, "--lr", 1e-2, "--out", tmp_path / "trained"]
+    assert run(capsys, *trained)[0] == 0
+    (tmp_path / "trained" / "model" / "model.safetensors").replace(tmp_path / "ref" / "model.safetensors")
+    code, _, err = run(capsys, *base)
+    assert (code, "reference weights" in err) == (2, True), err
+
+
+def test_overwrite_starts_over(capsys, model, prefs, tmp_path) -> None:
+    out = tmp_path / "out"
+    assert run(capsys, *arguments(model, prefs), *SFT, "--out", out)[0] == 0
+    (out / "notes.txt").write_text("mine")
+    code, _, err = run(capsys, *arguments(model, prefs), "--max-steps", 2, "--overwrite", "--out", out)
+    assert code == 0, err
+    assert sorted(path.name for path in out.glob("checkpoint-*")) == ["checkpoint-2"]
+    assert not (out / "sft").exists()
+    assert (out / "notes.txt").read_text() == "mine"
+    assert weights(out)
+
+
+def test_the_engine_is_checked(capsys, model, prefs, tmp_path) -> None:
+    code, _, err = run(capsys, *arguments(model, prefs), "--engine", "steam", "--out", tmp_path / "out")
+    assert (code, "--engine steam" in err) == (2, True), err
