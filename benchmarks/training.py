@@ -51,6 +51,13 @@ def main() -> None:
         help="both: memory kept by the same settings of the environment in both processes; own: each as it is run by "
         "its users, where `undertow train` makes such settings itself and TRL makes none",
     )
+    parser.add_argument(
+        "--track-every",
+        type=int,
+        default=0,
+        help="also time looks at a probe set of the size that `undertow train` takes by itself, before the first step "
+        "and after the last, and tell their share of the time at this interval",
+    )
     parser.add_argument("--only", choices=TRAINERS, help="train with this one, in this process")
     options = parser.parse_args()
     print(json.dumps(train(options) if options.only else compare(options), indent=2))
@@ -107,6 +114,7 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         trainer = {"trl": with_trl, "undertow": with_undertow}[options.only](model, pairs, options, Path(folder))
         seconds, cpu_seconds = time_steps(trainer)
+        looks = time_looks(trainer, model, pairs, options) if options.only == "undertow" and options.track_every else []
         trainer.train()
     tokens = [2 * pair.prompt_tokens + pair.chosen_tokens + pair.rejected_tokens for pair in pairs]
     return {
@@ -114,6 +122,7 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
         "cpu_seconds_a_step": round(statistics.median(cpu_seconds[1:]), 3),
         "tokens_a_second": round(sum(tokens[options.batch_size :]) / sum(seconds[1:]), 1),
         "peak_mb": peak_mb(),
+        **(share_of_looks(looks, statistics.median(seconds[1:]), options) if looks else {}),
         "first_step_seconds": round(seconds[0], 3),
         "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
     }
@@ -207,6 +216,38 @@ def time_steps(trainer: Any) -> tuple[list[float], list[float]]:
 
     trainer.add_callback(Clock())
     return seconds
+
+
+def time_looks(trainer: Any, model: Any, pairs: list[Any], options: argparse.Namespace) -> list[float]:
+    """Seconds of each look at the probe set, added while it trains."""
+    from undertow.training import tracking
+    from undertow.training.settings import TrainSettings
+
+    count = TrainSettings(batch_size=options.batch_size, track_every=options.track_every).probe_pairs
+    if count > len(pairs):
+        sys.exit(f"the probe set takes {count} pairs; there are {len(pairs)}: raise --steps.")
+    seconds: list[float] = []
+    look = tracking.look
+
+    def timed(*arguments: Any) -> Any:
+        started = time.perf_counter()
+        found = look(*arguments)
+        seconds.append(time.perf_counter() - started)
+        return found
+
+    tracking.look = timed  # type: ignore[assignment]
+    tracker = tracking.Tracker(pairs[:count], model.tokenizer)
+    trainer.add_callback(tracking.DisplacementCallback(model, tracker, every=options.track_every))
+    return seconds
+
+
+def share_of_looks(looks: list[float], step: float, options: argparse.Namespace) -> dict[str, float]:
+    """What looking every so many steps takes of the whole time."""
+    look = statistics.median(looks)
+    return {
+        "seconds_a_look": round(look, 3),
+        "tracking_share": round(look / (look + options.track_every * step), 4),
+    }
 
 
 def peak_mb() -> int:

@@ -145,14 +145,18 @@ def test_two_processes_train_as_one_does(model: Path, prefs: Path, tmp_path: Pat
     """Over gloo: two processes with batches of 2 see, step by step, what one sees that accumulates two of them."""
     base = [*map(str, arguments(model, prefs)), "--batch-size", "2", "--max-steps", "6", "--quiet"]
     spawn(*base, "--accumulate", 2, "--out", tmp_path / "one").join()
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
-    launch += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "undertow", *base]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    launch += ["-m", "undertow", *base]
     done = subprocess.run([*launch, "--out", str(tmp_path / "two")], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("6 steps on 24 pairs") == 1
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     # The gradients of two batches are added up in another order.
     assert all(torch.allclose(one[name], two[name], rtol=1e-4, atol=1e-6) for name in one)
+    # What the run was asked to do is written down whole.
+    told = json.loads((tmp_path / "two" / "train.json").read_text())["arguments"]
+    assert (told["data"], told["model"], told["reading"]["on_bad_row"]) == (str(prefs), str(model), "stop")
     tables = [pq.read_table(tmp_path / name / "tracking.parquet")["chosen_logp"].to_pylist() for name in ("one", "two")]
     assert tables[0] == pytest.approx(tables[1], rel=1e-5)
 

@@ -19,6 +19,7 @@ from tiny import random_pairs, tiny_folder, tiny_model
 from training_runs import arguments, same_weights, weights
 from undertow.training.dataset import collate
 from undertow.training.forward import train_on_pairs
+from undertow.training.settings import TrainSettings
 
 SFT = ["--sft-epochs", 1, "--sft-lr", 3e-3]
 
@@ -167,6 +168,17 @@ def test_overwrite_starts_over(capsys, model, prefs, tmp_path) -> None:
     assert not (out / "sft").exists()
     assert (out / "notes.txt").read_text() == "mine"
     assert weights(out)
+
+
+@pytest.mark.parametrize(
+    ("settings", "pairs"),
+    [({}, 24), ({"batch_size": 16}, 64), ({"track_every": 2}, 8), ({"accumulate": 2}, 48), ({"probe": 100}, 100)],
+)
+def test_a_probe_set_of_its_own_size_takes_little_of_the_time(settings: dict, pairs: int) -> None:
+    found = TrainSettings(**settings)
+    assert found.probe_pairs == pairs
+    share = pairs / (3 * found.track_every * found.batch_size * found.accumulate)
+    assert share < 0.1 or settings.get("track_every") or settings.get("probe")
 
 
 def test_the_engine_is_checked(capsys, model, prefs, tmp_path) -> None:

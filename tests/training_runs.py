@@ -30,7 +30,7 @@ def arguments(model: Path, prefs: Path, *more: object) -> list:
     """``undertow train`` for twelve steps; what is given more comes last, and wins."""
     return [
         "train", prefs, "--model", model, "--max-length", 400, "--lr", 1e-3, "--max-steps", 12, "--save-every", 4,
-        "--track-every", 3, "--batch-size", 3, "--dtype", "float32", "--device", "cpu", *more,
+        "--track-every", 3, "--probe", 64, "--batch-size", 3, "--dtype", "float32", "--device", "cpu", *more,
     ]  # fmt: skip
 
 

@@ -21,7 +21,9 @@ undertow train prefs.jsonl --config recipe.yaml --out run
 
 undertow train prefs.jsonl --model ./sft --sweep arms.yaml --out sweep
 
-accelerate launch -m undertow train prefs.jsonl --model ./sft --out run
+undertow train prefs.jsonl --model ./base --sft-epochs 1 --sft-lr 1e-5 --loss dpo --calibrated --out run
+
+accelerate launch --multi_gpu --num_processes 2 -m undertow train prefs.jsonl --model ./sft --out run
 """
 TRAINING, TRACKING = "Training", "Tracking"
 
@@ -82,8 +84,13 @@ def train(
         typer.Option("--track-every", help="Steps between looks at the probe set; 0: never.", rich_help_panel=TRACKING),
     ] = 25,
     probe: Annotated[
-        int, typer.Option("--probe", help="Pairs of the probe set, spread over the data.", rich_help_panel=TRACKING)
-    ] = 64,
+        int,
+        typer.Option(
+            "--probe",
+            help="Pairs of the probe set, spread over the data; 0: at most 64, so that looking takes under a tenth.",
+            rich_help_panel=TRACKING,
+        ),
+    ] = 0,
     track_gradients: Annotated[
         bool,
         typer.Option(

@@ -47,7 +47,7 @@ def fit_preferences(
     """
     loss = settings.loss.make()
     groups = words_to_ids(settings.watch, model.tokenizer)
-    probe = _probe(spool, settings.probe)
+    probe = _probe(spool, settings.probe_pairs)
     tracker = Tracker(
         [pair for n in probe for pair in spool.read(n, n + 1)], model.tokenizer, out, groups, writes=writes
     )
