@@ -229,9 +229,9 @@ def time_looks(trainer: Any, model: Any, pairs: list[Any], options: argparse.Nam
     seconds: list[float] = []
     look = tracking.look
 
-    def timed(*arguments: Any) -> Any:
+    def timed(*arguments: Any, **named: Any) -> Any:
         started = time.perf_counter()
-        found = look(*arguments)
+        found = look(*arguments, **named)
         seconds.append(time.perf_counter() - started)
         return found
 

@@ -184,3 +184,18 @@ def test_a_probe_set_of_its_own_size_takes_little_of_the_time(settings: dict, pa
 def test_the_engine_is_checked(capsys, model, prefs, tmp_path) -> None:
     code, _, err = run(capsys, *arguments(model, prefs), "--engine", "steam", "--out", tmp_path / "out")
     assert (code, "--engine steam" in err) == (2, True), err
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"ACCELERATE_USE_FSDP": "true"},
+        {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"},
+    ],
+)
+def test_sharded_weights_are_refused_at_once(capsys, model, prefs, tmp_path, monkeypatch, environment) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    code, _, err = run(capsys, *arguments(model, prefs), "--out", tmp_path / "out")
+    assert (code, "sharded" in err) == (2, True), err
+    assert not (tmp_path / "out").exists()

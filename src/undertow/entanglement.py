@@ -1,43 +1,4 @@
 """First-order changes, cases and the disentanglement band, from tensors: see :mod:`undertow.maths.entanglement`."""
 
-from undertow.maths.entanglement import (
-    IDEAL,
-    UNKNOWN,
-    Band,
-    CaseDistance,
-    CasesByLoss,
-    FirstOrder,
-    LastTokenGap,
-    SingleTokenProducts,
-    Thresholds,
-    band,
-    case_distance,
-    cases,
-    cases_by_loss,
-    first_order,
-    last_token_gap,
-    position_gaps,
-    single_token_products,
-    thresholds,
-)
-
-__all__ = [
-    "IDEAL",
-    "UNKNOWN",
-    "Band",
-    "CaseDistance",
-    "CasesByLoss",
-    "FirstOrder",
-    "LastTokenGap",
-    "SingleTokenProducts",
-    "Thresholds",
-    "band",
-    "case_distance",
-    "cases",
-    "cases_by_loss",
-    "first_order",
-    "last_token_gap",
-    "position_gaps",
-    "single_token_products",
-    "thresholds",
-]
+from undertow.maths.entanglement import *  # noqa: F403
+from undertow.maths.entanglement import __all__ as __all__

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from undertow.maths.displacement import largest_gains
+
 TOP = 3
 SHOWN = 10
 
@@ -26,8 +28,8 @@ class Moved:
 
 def gaining(change: Tensor) -> Moved:
     """The tokens that gained most probability: of ``[V]`` changes, the largest three above 0."""
-    values, ids = change.topk(min(TOP, len(change)))
-    kept = [(int(i), float(v)) for i, v in zip(ids, values, strict=True) if v > 0]
+    top = largest_gains(change, min(TOP, len(change)))
+    kept = [(i, v) for i, v in zip(top.ids.tolist(), top.gains.tolist(), strict=True) if v > 0]
     return Moved(tuple(i for i, _ in kept), tuple(v for _, v in kept))
 
 

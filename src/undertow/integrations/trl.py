@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from accelerate.utils import extract_model_from_parallel
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -24,18 +25,22 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.integrations import is_deepspeed_zero3_enabled
 
 from undertow.data.pairs import BadRow, Pair
 from undertow.data.tokens import PairEncoder, Template, TokenPair, TokenSettings
 from undertow.errors import BadRowsError, DataError, ModelError, OptionError, OutputError
+from undertow.maths.losses import DPO, PairLoss
 from undertow.models.checks import check_head
 from undertow.models.families import find_backbone, find_head
 from undertow.models.model import Model
 from undertow.training import tracking
-from undertow.training.tracking import Tracker, evaluating, words_to_ids
+from undertow.training.gradients import GradientProbe
+from undertow.training.sharding import refuse_sharded_weights
+from undertow.training.tracking import Tracker, evaluating, look, words_to_ids
 
 __all__ = ["DisplacementCallback"]
+
+_PLAIN_DPO = {"label_smoothing": 0, "use_weighting": False, "f_divergence_type": "reverse_kl", "ld_alpha": None}
 
 
 class DisplacementCallback(tracking.DisplacementCallback):
@@ -59,9 +64,14 @@ class DisplacementCallback(tracking.DisplacementCallback):
         max_length: prompt and response together have at most so many tokens; the end of a longer response is cut.
         template: ``chat`` is the tokenizer's chat template, ``plain`` is none, ``auto`` is ``chat`` where there is one.
             TRL lays out prompts that are plain text without one: give ``plain`` for these.
+        track_gradients: at every look also the exact inner products of the pairs' gradients in the unembedding matrix,
+            and the share of pairs of each case, by the run's loss and its reference model.
+        loss: the run's loss, one of ``undertow.losses``, for ``track_gradients``; None where it is TRL's plain DPO,
+            whose ``beta`` is then read from the trainer's arguments.
 
     Raises:
-        OptionError: an argument cannot be used, or the weights are sharded among processes.
+        OptionError: an argument cannot be used, the weights are sharded among processes, or it is not known which loss
+            or which reference the gradients are of.
         DataError: when training begins: there is no pair, or one cannot be used.
         OutputError: when training goes on: the folder holds the history of other pairs.
         ModelError: when training begins: the model's log-probabilities cannot be had from its hidden embeddings.
@@ -79,6 +89,8 @@ class DisplacementCallback(tracking.DisplacementCallback):
         folder: str | Path | None = None,
         max_length: int = 1024,
         template: Template = "auto",
+        track_gradients: bool = False,
+        loss: PairLoss | None = None,
     ) -> None:
         if every < 1:
             raise OptionError(f"every={every}: expected 1 or more steps.")
@@ -87,6 +99,8 @@ class DisplacementCallback(tracking.DisplacementCallback):
         self._watch = dict(watch or {})
         self._folder = None if folder is None else Path(folder)
         self.every = every
+        self.gradients = None
+        self._track_gradients, self._loss = track_gradients, loss
         self.latest: dict[str, float] = {}
         self.trainer: Any = None
 
@@ -105,17 +119,21 @@ class DisplacementCallback(tracking.DisplacementCallback):
         **_: Any,
     ) -> None:
         """Get to know the model and the tokenizer, and look before the first step or where a run goes on."""
-        _refuse_shards(args)
+        refuse_sharded_weights("DisplacementCallback", fsdp=bool(getattr(args, "fsdp", None)))
         if model is None:
             raise ModelError("DisplacementCallback: the trainer has no model.")
         tokenizer = _tokenizer(processing_class)
         self.trainer = _calling_trainer()
         self.model = _as_it_stands(model, tokenizer)
+        if self._track_gradients:
+            self.gradients = GradientProbe(self._loss or _loss_of(args))
         folder = self._folder if state.is_world_process_zero else None
         self.tracker = Tracker(self._encode(tokenizer), tokenizer, folder, words_to_ids(self._watch, tokenizer))
         if state.global_step:
-            super().on_train_begin(args, state, control)
+            self.tracker.resume(state.global_step)
             self._check_history()
+            if not self.tracker.rows:
+                self._look(state, control)
         else:  # whatever the folder holds is of another run
             self._look(state, control)
 
@@ -123,6 +141,27 @@ class DisplacementCallback(tracking.DisplacementCallback):
         """After a step of the optimiser: the last one too, while the loggers are still open."""
         if state.global_step % self.every == 0 or state.global_step >= state.max_steps:
             self._look(state, control)
+
+    def _gradients(self, step: int) -> GradientProbe | None:
+        if self.gradients is None:
+            return None
+        reference = getattr(self.trainer, "ref_model", None)
+        if reference is not None:
+            if self.gradients.reference is None or getattr(self.trainer.args, "sync_ref_model", False):
+                self.gradients = replace(self.gradients, reference=self._logps_of(reference))
+        elif self.tracker.first is not None:  # the model as it was before the first step
+            self.gradients = replace(self.gradients, reference=self.tracker.first.logps)
+        elif step and self.gradients.loss.needs_reference:
+            raise OptionError(
+                "DisplacementCallback: track_gradients needs the log-probabilities before the first step, and this run "
+                "goes on without its history. Give the folder that it has written, or the trainer a ref_model."
+            )
+        return super()._gradients(step)
+
+    def _logps_of(self, reference: nn.Module) -> Tensor:
+        model = _as_it_stands(reference, self.model.tokenizer)
+        with evaluating(model.hf):
+            return look(model, self.tracker.probe).logps
 
     def _check_history(self) -> None:
         first, count = self.tracker.first, len(self.tracker.probe)
@@ -168,6 +207,22 @@ def _as_it_stands(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> Model
     return found
 
 
+def _loss_of(args: TrainingArguments) -> PairLoss:
+    """TRL's plain DPO loss, from its arguments.
+
+    Raises:
+        OptionError: the trainer's loss is another one.
+    """
+    kinds, beta = getattr(args, "loss_type", None), getattr(args, "beta", None)
+    plain = all(getattr(args, name, usual) == usual for name, usual in _PLAIN_DPO.items())
+    if kinds != ["sigmoid"] or beta is None or not plain:
+        raise OptionError(
+            f"DisplacementCallback: track_gradients needs the run's loss, and the trainer's (loss_type={kinds!r}) is "
+            "not TRL's plain DPO. Give it, such as loss=undertow.losses.AveragedIPO(beta=0.1)."
+        )
+    return DPO(float(beta))
+
+
 def _tokenizer(processing_class: Any) -> PreTrainedTokenizerBase:
     found = processing_class.tokenizer if isinstance(processing_class, ProcessorMixin) else processing_class
     if not isinstance(found, PreTrainedTokenizerBase):
@@ -176,15 +231,6 @@ def _tokenizer(processing_class: Any) -> PreTrainedTokenizerBase:
             "give it one as processing_class."
         )
     return found
-
-
-def _refuse_shards(args: TrainingArguments) -> None:
-    """Each process would see a part of the weights only, or wait for the others for ever."""
-    if is_deepspeed_zero3_enabled() or getattr(args, "fsdp", None):
-        raise OptionError(
-            "DisplacementCallback: the weights are sharded (FSDP or DeepSpeed ZeRO-3), and it reads them whole; "
-            "train without, or track the checkpoints with `undertow compare`."
-        )
 
 
 def _calling_trainer() -> Trainer | None:

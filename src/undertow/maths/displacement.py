@@ -202,7 +202,15 @@ def top_gains(before: Tensor, after: Tensor, k: int = 3) -> TopGains:
     >>> top_gains(torch.tensor([0.5, 0.25, 0.25]), torch.tensor([0.125, 0.375, 0.5]), k=2)
     TopGains(ids=tensor([2, 1]), gains=tensor([0.2500, 0.1250], dtype=torch.float64))
     """
-    change = _gains(before, after)
+    return largest_gains(_gains(before, after), k)
+
+
+def largest_gains(change: Tensor, k: int) -> TopGains:
+    """:func:`top_gains` from the changes ``[..., V]`` themselves.
+
+    Raises:
+        ValueError: when ``k`` is not in 1..V.
+    """
     if not 1 <= k <= change.shape[-1]:
         raise ValueError(f"k is {k}; expected 1 to the size of the vocabulary, {change.shape[-1]}")
     found: list[tuple[Tensor, Tensor]] = []

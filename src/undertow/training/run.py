@@ -33,6 +33,7 @@ from undertow.training.folder import MODEL, SFT, TrainFolder, trained_model
 from undertow.training.reference import Logps, reference_key, reference_logps
 from undertow.training.selecting import Rule, kept_pairs
 from undertow.training.settings import TrainSettings
+from undertow.training.sharding import refuse_sharded_weights
 from undertow.training.supervised import supervise
 from undertow.version import __version__
 
@@ -59,6 +60,7 @@ def train_to_folder(
         InputError: the data, the model, the options or the output folder cannot be used.
         DivergedError: the loss is no number any more.
     """
+    refuse_sharded_weights("undertow train")
     settings, watch = settings or TrainSettings(), watch or Silent()
     processes = PartialState(cpu=settings.device == "cpu")  # one, or those of `accelerate launch`; each has its device
     if not processes.is_main_process:
