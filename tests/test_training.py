@@ -80,6 +80,9 @@ def test_killed_and_started_again_ends_with_the_same_weights(model: Path, prefs:
     assert killed == 2
     spawn(*base, "--out", out, "--quiet").join()
     assert same_weights(tmp_path / "whole", out)
+    told = [json.loads((folder / "train.json").read_text()) for folder in (tmp_path / "whole", out)]
+    assert told[0]["loss"] == told[1]["loss"]
+    assert min(one["peak_memory_mb"] for one in told) > 50
     tracking = [pq.read_table(folder / "tracking.parquet") for folder in (tmp_path / "whole", out)]
     assert tracking[0].equals(tracking[1])
     assert not list(out.rglob("*.tmp"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from undertow.cli.terminal import one_line, plain
 from undertow.data.pairs import Pair
 from undertow.data.reading import read_pairs
 from undertow.data.sources import open_source
+from undertow.reporting.commands import filter_command
 from undertow.scoring.filter import FilterSummary
 from undertow.scoring.store import ScoreStore
 from undertow.scoring.whatif import PREDICTORS, best_predictor
@@ -52,8 +52,8 @@ CASES = {
 }
 
 
-def print_audit(out: Path, summary: Mapping[str, Any]) -> None:
-    """What an audit found: counts, quantiles, a histogram of the score to filter by, and the next command."""
+def print_audit(out: Path, summary: Mapping[str, Any], report: Path) -> None:
+    """What an audit found: counts, quantiles, a histogram of the score to filter by, the page and the next command."""
     console, scores = Console(highlight=False), ScoreStore(out).read_parts()
     _head(console, out, summary)
     _quantiles(console, summary["quantiles"])
@@ -65,10 +65,16 @@ def print_audit(out: Path, summary: Mapping[str, Any]) -> None:
         console.print(
             f"{summary['data']['skipped']} rows were set aside: {plain(str(out))}/skipped.jsonl", markup=False
         )
-    print_next(console, str(summary["arguments"]["data"]), out, by)
+    print_report(console, report)
+    print_next(console, summary["arguments"], out, by)
 
 
-def print_demo(out: Path, summary: Mapping[str, Any]) -> None:
+def print_report(console: Console, report: Path) -> None:
+    """Where the page stands."""
+    console.print(f"\nReport: {plain(str(report))}", markup=False, soft_wrap=True)
+
+
+def print_demo(out: Path, summary: Mapping[str, Any], report: Path) -> None:
     """The same for the demo's pairs, with their text and what kinds of pair rank where."""
     console, scores = Console(highlight=False), ScoreStore(out).read_parts()
     data = str(summary["arguments"]["data"])
@@ -78,7 +84,8 @@ def print_demo(out: Path, summary: Mapping[str, Any]) -> None:
     print_extremes(console, scores, by, {pair.row: pair for pair in read_pairs(data)})
     _categories(console, scores, data)
     print_histogram(console, scores[by].to_numpy(), by)
-    print_next(console, data, out, by)
+    print_report(console, report)
+    print_next(console, summary["arguments"], out, by)
 
 
 def print_filter(out: Path, summary: FilterSummary) -> None:
@@ -101,8 +108,8 @@ def print_train(out: Path, summary: Mapping[str, Any]) -> None:
     """What a training run came to: steps, loss, and where the probability of the probe set went."""
     console = Console(highlight=False, soft_wrap=True)
     console.print(
-        f"{summary['steps']:,} steps on {summary['data']['pairs']:,} pairs, mean loss {summary['loss']:.4f}; "
-        f"model in {plain(str(out))}/model",
+        f"{summary['steps']:,} steps on {summary['data']['trained']:,} pairs in {summary['seconds']:,.0f} s, mean loss "
+        f"{summary['loss']:.4f}, peak memory {summary['peak_memory_mb'] or 0:,} MB; model in {plain(str(out))}/model",
         markup=False,
     )
     tracked = summary["tracked"]
@@ -144,13 +151,10 @@ def print_json(summary: Mapping[str, Any]) -> None:
     print(json.dumps(summary, ensure_ascii=True, allow_nan=False), flush=True)
 
 
-def print_next(console: Console, data: str, out: Path, by: str) -> None:
+def print_next(console: Console, arguments: Mapping[str, Any], out: Path, by: str) -> None:
     """The command to type next."""
-    drop = f"--drop-{PREDICTORS[by]}"
-    source = "prefs.jsonl" if data == "-" else data
-    command = ["undertow", "filter", source, "--scores", str(out), "--by", by, drop, "10%", "--out", "filtered.jsonl"]
     console.print("\nNext: leave out the pairs that displace most")
-    console.print(f"  {plain(shlex.join(command))}", markup=False, soft_wrap=True)
+    console.print(f"  {plain(filter_command(arguments, out, by, '10'))}", markup=False, soft_wrap=True)
 
 
 def print_histogram(console: Console, values: np.ndarray, name: str) -> None:

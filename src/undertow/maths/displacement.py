@@ -29,6 +29,7 @@ __all__ = [
     "group_gains",
     "harm",
     "largest_decrease",
+    "largest_gains",
     "token_class",
     "top_gains",
 ]

@@ -48,6 +48,18 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     return False
 
 
+def peak_memory_mb(device: torch.device) -> int | None:
+    """The most memory this process ever held, in MiB: on an accelerator its own, else resident; None where unknown."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2**20)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10))
+
+
 def keep_large_blocks() -> bool:
     """Tell glibc to keep large freed blocks instead of unmapping them; True where that was possible.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from transformers import PrinterCallback, TrainingArguments
 from transformers.trainer_utils import set_seed
 
-from undertow.models.device import choose_dtype
+from undertow.models.device import choose_dtype, peak_memory_mb
 from undertow.models.model import Model
 from undertow.scoring.spool import TokenSpool
 from undertow.scoring.watch import Watcher
@@ -115,8 +116,16 @@ def _fit(
         watch.note(f"going on from {done[-1].name}.")
         if guard is not None:
             guard.restore(done[-1])
+    started = time.monotonic()
     result = trainer.train(resume_from_checkpoint=str(done[-1]) if done else None)
-    return {"steps": result.global_step, "loss": result.training_loss}
+    # transformers' own mean is over the steps since the last start only.
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return {
+        "steps": result.global_step,
+        "loss": sum(losses) / len(losses) if losses else result.training_loss,
+        "seconds": round(time.monotonic() - started, 3),
+        "peak_memory_mb": peak_memory_mb(trainer.args.device),
+    }
 
 
 def _roll_back(trainer: PairTrainer, tracker: Tracker, out: Path, watch: Watcher) -> dict[str, Any]:
