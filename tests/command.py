@@ -27,13 +27,20 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "undertow", *map(str, arguments)]
 
 
-_SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["undertow.scoring.audit", "undertow.scoring.filter", "undertow.cli.render"])
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(
+    [
+        "undertow.scoring.audit",
+        "undertow.scoring.filter",
+        "undertow.comparing.compare",
+        "undertow.cli.render",
+    ]
+)
 
 
 def spawn(*arguments: object) -> multiprocessing.process.BaseProcess:
     """A process of its own that has its imports behind it: what is killed is the work, not the loading of torch."""
-    process = _SERVER.Process(target=main, args=([str(argument) for argument in arguments],))
+    process = SERVER.Process(target=main, args=([str(argument) for argument in arguments],))
     process.start()
     return process
 

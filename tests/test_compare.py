@@ -91,13 +91,23 @@ def test_writes_what_it_says(capsys, prefs, before, after, scores, done, tmp_pat
     assert sorted(path.name for path in out.iterdir() if path.name != ".lock") == [
         "compare.json",
         "pairs.parquet",
+        "report.html",
         "settings.json",
+        "texts.parquet",
     ]
     table = pq.read_table(out / "pairs.parquet")
     assert table.schema.names == SCHEMA.names
     assert table["row"].to_pylist() == list(range(ROWS))
     assert (out / "pairs.parquet").read_bytes() == (done / "pairs.parquet").read_bytes()  # and so from Python
-    for words in ("Displacement:", "Tokens that gained most", "AUC", "Spearman", "95% interval", "lowest change"):
+    for words in (
+        "Displacement:",
+        "Tokens that gained most",
+        "responses listed",
+        "AUC",
+        "Spearman",
+        "95% interval",
+        "lowest change",
+    ):
         assert words in stdout
     for found in summary["continuations"]:
         assert f"Row {found['row']}," in stdout

@@ -82,7 +82,7 @@ def trainer(folder: Path, out: Path, callbacks: list[TrainerCallback], **options
         "save_strategy": "no",
         "report_to": "none",
     }
-    more = {name: options.pop(name) for name in ("peft_config",) if name in options}
+    more = {name: options.pop(name) for name in ("peft_config", "ref_model") if name in options}
     args = DPOConfig(
         output_dir=str(out), per_device_train_batch_size=2, max_length=LENGTH, use_cpu=True,
         bf16=False, gradient_checkpointing=False, disable_tqdm=True, seed=3, **{**settings, **options},
@@ -220,3 +220,80 @@ def test_without_a_trainer_among_the_callers_the_history_has_the_values(folder: 
     assert tracked.rows[0]["chosen_logp"] == pytest.approx(audited(prefs, folder), rel=1e-4)  # no dropout
     with pytest.raises(ModelError, match="no tokenizer"):
         tracked.on_train_begin(args, state, control, model=model, processing_class=None)
+
+
+def of_gradients(row: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in row.items() if "gradient/" in name or "case/" in name}
+
+
+def mean_of(table: Any, name: str) -> float:
+    return float(np.mean(table[name].to_numpy()))
+
+
+@pytest.mark.parametrize("peft_config", [None, LORA], ids=["all weights", "lora"])
+def test_gradients_are_an_audits_and_change_nothing(
+    peft_config: Any, folder: Path, prefs: Path, tmp_path: Path
+) -> None:
+    """IPO's weights hang on the reference, here TRL's own: the model before training."""
+    loss = ut.losses.IPO(0.05)
+    plain, tracked = probe(prefs, every=3), probe(prefs, every=3, track_gradients=True, loss=loss)
+    runs = [trainer(folder, tmp_path, [callback], peft_config=peft_config) for callback in (plain, tracked)]
+    for each in runs:
+        each.train()
+    one, two = map(weights, runs)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    for row, other in zip(tracked.rows, plain.rows, strict=True):
+        assert {name: value for name, value in row.items() if name not in of_gradients(row)} == other
+    model = runs[1].model.merge_and_unload() if peft_config else runs[1].model
+    model.save_pretrained(tmp_path / "trained")
+    runs[1].processing_class.save_pretrained(tmp_path / "trained")
+    start, trained = (
+        ut.load_model(str(path), dtype="float32", device="cpu") for path in (folder, tmp_path / "trained")
+    )
+    options: dict[str, Any] = {"loss": loss, "tokens": ut.TokenSettings(max_length=LENGTH)}
+    for row, table in (
+        (tracked.rows[0], ut.audit(ut.read_pairs(prefs, limit=8), start, **options)),
+        (tracked.rows[-1], ut.audit(ut.read_pairs(prefs, limit=8), trained, reference=start, **options)),
+    ):
+        for part in ("chosen", "cross", "rejected"):
+            assert row[f"gradient/{part}"] == pytest.approx(mean_of(table, f"gg_{part}"), rel=1e-4)
+        assert row["gradient/condition"] == np.mean(table["dlogp_chosen"].to_numpy() > 0)
+        assert [row[f"case/{n}"] for n in range(5)] == [np.mean(table["case"].to_numpy() == n) for n in range(5)]
+    without = ut.audit(ut.read_pairs(prefs, limit=8), trained, **options)
+    assert tracked.rows[-1]["gradient/condition"] != np.mean(without["dlogp_chosen"].to_numpy() > 0)
+
+
+def test_gradients_of_a_reference_of_its_own(folder: Path, prefs: Path, tmp_path: Path) -> None:
+    other = tiny_folder(tmp_path / "other")
+    hf = AutoModelForCausalLM.from_pretrained(other, dtype=torch.float32)
+    with torch.no_grad():
+        hf.lm_head.weight.mul_(2.0)
+    hf.save_pretrained(other)
+    loss, tracked = ut.losses.IPO(0.05), probe(prefs, track_gradients=True, loss=ut.losses.IPO(0.05))
+    trainer(folder, tmp_path, [tracked], max_steps=1, ref_model=hf).train()
+    start, reference = (ut.load_model(str(path), dtype="float32", device="cpu") for path in (folder, other))
+    options: dict[str, Any] = {"loss": loss, "tokens": ut.TokenSettings(max_length=LENGTH)}
+    expected = ut.audit(ut.read_pairs(prefs, limit=8), start, reference=reference, **options)
+    assert tracked.rows[0]["gradient/condition"] == np.mean(expected["dlogp_chosen"].to_numpy() > 0)
+    alone = ut.audit(ut.read_pairs(prefs, limit=8), start, **options)
+    assert tracked.rows[0]["gradient/condition"] != np.mean(alone["dlogp_chosen"].to_numpy() > 0)
+
+
+def test_the_loss_of_the_gradients_is_the_trainers_or_given(folder: Path, prefs: Path, tmp_path: Path) -> None:
+    tracked = probe(prefs, track_gradients=True)
+    trainer(folder, tmp_path, [tracked], max_steps=1, beta=0.3).train()
+    assert tracked.gradients is not None
+    assert tracked.gradients.loss == ut.losses.DPO(0.3)
+    for options in ({"loss_type": ["ipo"]}, {"loss_type": ["robust"], "label_smoothing": 0.1}):
+        with pytest.raises(OptionError, match=r"loss=undertow\.losses"):
+            trainer(folder, tmp_path, [probe(prefs, track_gradients=True)], max_steps=1, **options).train()
+
+
+def test_gradients_without_the_start_are_refused(folder: Path, prefs: Path, tmp_path: Path) -> None:
+    """A LoRA run that goes on without its history: what the model was before the first step is not known."""
+    saving = {"save_strategy": "steps", "save_steps": 2, "peft_config": LORA}
+    trainer(folder, tmp_path / "run", [], max_steps=2, **saving).train()
+    checkpoint = str(tmp_path / "run" / "checkpoint-2")
+    again = trainer(folder, tmp_path / "run", [probe(prefs, track_gradients=True)], max_steps=4, **saving)
+    with pytest.raises(OptionError, match="before the first step"):
+        again.train(resume_from_checkpoint=checkpoint)

@@ -12,10 +12,11 @@ import errno
 import fcntl
 import io
 import json
+import math
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -73,6 +74,17 @@ def write_json(path: str | Path, value: object) -> None:
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     with write_atomically(path) as file:
         file.write(text.encode("utf-8", "backslashreplace") + b"\n")
+
+
+def without_nonfinite(value: object) -> object:
+    """A value for JSON: NaN and infinities, which JSON lacks, as null; tuples as lists, keys as text."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): without_nonfinite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nonfinite(inner) for inner in value]
+    return value
 
 
 @contextlib.contextmanager

@@ -37,6 +37,13 @@ MEANS = {
     "kl_rejected": "KL(after ‖ before) a token, rejected",
 }
 SHARES = ("displaced", "before_correct", "after_correct")
+MASSES = {
+    "good": "on the good responses",
+    "bad": "on the bad responses",
+    "share": "the good ones' share of the two",
+    "ln_good": "ln π(the good ones)",
+    "ln_bad": "ln π(the bad ones)",
+}
 VERDICTS = {
     "displaced": "displaced: the loss fell, and so did the chosen responses on average",
     "not displaced": "not displaced: the loss fell, the chosen responses on average did not",
@@ -91,31 +98,25 @@ def compare(
     device: o.Device = "auto",
     dtype: o.Dtype = "auto",
     trust_remote_code: o.TrustRemoteCode = False,
-    batch_tokens: Annotated[
-        int, typer.Option("--batch-tokens", help="Tokens of one forward pass.", rich_help_panel=o.SPEED)
-    ] = 4096,
-    packed: Annotated[
-        bool,
-        typer.Option("--packed/--one-at-a-time", help="Packed rows, or every sequence alone.", rich_help_panel=o.SPEED),
-    ] = True,
+    batch_tokens: o.BatchTokens = 4096,
+    packed: o.Packed = True,
     resamples: Annotated[
         int, typer.Option("--resamples", help="Bootstrap resamples behind every interval.", rich_help_panel=o.SPEED)
     ] = 1000,
     engine: o.Engine = "local",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over where OUT holds another run.")] = False,
+    overwrite: o.Overwrite = False,
     seed: o.Seed = 0,
     quiet: o.Quiet = False,
     json: o.Json = False,
 ) -> None:
     """Tell what moved between two checkpoints, pair by pair, and where the probability went."""
     o.check_engine(engine)
-    from undertow.cli.render import print_json
+    from undertow.cli.render import print_json, print_report
     from undertow.comparing.compare import compare_to_folder
     from undertow.comparing.settings import CompareSettings
-    from undertow.data.reading import parse_columns
     from undertow.data.tokens import TokenSettings
     from undertow.models.device import keep_large_blocks
-    from undertow.scoring.settings import DataSettings
+    from undertow.reporting import write_report
 
     settings = CompareSettings(
         scores=tuple(map(str, scores or ())),
@@ -123,14 +124,7 @@ def compare(
         generate=generate,
         resamples=resamples,
         seed=seed,
-        data=DataSettings(
-            format=format,
-            columns=parse_columns(columns) if columns else None,
-            split=split,
-            name=name,
-            limit=limit,
-            on_bad_row=on_bad_row,  # type: ignore[arg-type]  # checked on creation
-        ),
+        data=o.data_settings(format, columns, split, name, limit, on_bad_row),
         tokens=TokenSettings(max_length=max_length, eot=eot, template=template),  # type: ignore[arg-type]
         device=device,
         dtype=dtype,
@@ -141,7 +135,10 @@ def compare(
     keep_large_blocks()
     with TerminalWatcher(quiet=quiet) as watch:
         summary = compare_to_folder(data, before, after, out, settings, overwrite=overwrite, watch=watch)
+        watch.phase("writing the report")
+        report = write_report(out)
     print_compare(out, summary)
+    print_report(Console(highlight=False), report)
     if json:
         print_json(summary)
 
@@ -161,6 +158,7 @@ def print_compare(out: Path, summary: Mapping[str, Any]) -> None:
         console.print(
             f"Mean loss {found['loss']}: {found['loss_before']:.4f} → {found['loss_after']:.4f}.", markup=False
         )
+    _masses(console, summary.get("masses"))
     _gained(console, summary["gained"], data["pairs"] - summary["nonfinite"]["count"])
     _worst(console, out)
     if summary["prediction"]:
@@ -177,6 +175,29 @@ def _means(console: Console, means: Mapping[str, Mapping[str, float | None]]) ->
     for name, meaning in MEANS.items():
         table.add_row(meaning, *_cells(means[name], spec=".1%" if name in SHARES else ".4g"))
     console.print(table)
+
+
+def _masses(console: Console, masses: Mapping[str, Any] | None) -> None:
+    if not masses or not masses["prompts"]:
+        return
+    title = f"\nProbability on the {masses['responses']:,} responses listed, mean over {masses['prompts']:,} prompts"
+    table = Table(title=title, title_justify="left", show_edge=False)
+    for name in ("", "before", "after", "change", "95% interval"):
+        table.add_column(name, justify="right" if name else "left")
+    for name, meaning in MASSES.items():
+        found, spec = masses[name], ".1%" if name == "share" else ".3g"
+        ends = (_cells(found[when], spec=spec)[0] for when in ("before", "after"))
+        table.add_row(meaning, *ends, *_cells(found["change"], spec=spec))
+    console.print(table)
+    fell = {name: _cells(masses[name], spec=".1%")[0] for name in ("good_fell", "share_fell")}
+    console.print(
+        f"The probability of the good ones fell for {fell['good_fell']} of the prompts, their share for "
+        f"{fell['share_fell']}. Responses that nobody listed are in none of these numbers.",
+        markup=False,
+        soft_wrap=True,
+    )
+    if masses["nested"]:
+        console.print(f"{masses['nested']:,} prompts left out: one response is the beginning of another.")
 
 
 def _gained(console: Console, gained: list[Mapping[str, Any]], pairs: int) -> None:

@@ -22,6 +22,7 @@ from undertow.comparing.checkpoints import (
 from undertow.comparing.continuations import continue_pairs, worst
 from undertow.comparing.folder import CompareFolder
 from undertow.comparing.gains import Tally
+from undertow.comparing.listed import list_responses
 from undertow.comparing.prediction import Predictions, check_same_data, predictions_of, read_predictions
 from undertow.comparing.rows import COMPARE_VERSION, SCHEMA, compare_rows
 from undertow.comparing.settings import NEW_TOKENS, CompareSettings
@@ -30,13 +31,14 @@ from undertow.data.pairs import Pair
 from undertow.data.reading import Pairs
 from undertow.data.tokens import PairEncoder, TokenSettings
 from undertow.models.checks import check_same_tokens
-from undertow.models.loading import load_tokenizer
+from undertow.models.loading import check_companion, load_tokenizer
 from undertow.models.model import Model
 from undertow.scoring.audit import LIBRARIES
 from undertow.scoring.prepare import prepare
 from undertow.scoring.settings import Shard
 from undertow.scoring.skipped import write_skipped
 from undertow.scoring.spool import TokenSpool
+from undertow.scoring.texts import keep_texts
 from undertow.scoring.watch import Silent, Watcher
 from undertow.version import __version__
 
@@ -108,7 +110,7 @@ def compare(
         watch.phase("comparing", pairs=ready.spool.pairs, tokens=ready.spool.tokens)
         table = pa.concat_tables(part_tables(ready.spool, models, tally, settings, ready.spool.pairs, watch))
         summary = {
-            **summarise(table, predictions, settings),
+            **summarise(table, list_responses(ready.spool), predictions, settings),
             "gained": tally.record(models.tokenizer),
             "continuations": _continuations(table, ready.spool, models, encoder, settings, watch),
         }
@@ -139,20 +141,29 @@ def compare_to_folder(
     folder.check_writable()
     sources = find_sources(before, after, settings)
     encoder = PairEncoder(load_tokenizer(sources[0], trust_remote_code=settings.trust_remote_code), settings.tokens)
-    theirs = load_tokenizer(sources[1], trust_remote_code=settings.trust_remote_code)
-    check_same_tokens(encoder.tokenizer, theirs, f"--after {after}", whose="the model before")
+    theirs = check_companion(
+        sources[1],
+        encoder.tokenizer,
+        named=f"--after {after}",
+        whose="the model before",
+        max_length=settings.tokens.max_length,
+        trust_remote_code=settings.trust_remote_code,
+    )
     if getattr(encoder.tokenizer, "chat_template", None) != getattr(theirs, "chat_template", None):
         watch.note("The two models have different chat templates: both read the tokens of the one before.")
     predictions = read_predictions(settings.scores) if settings.scores else None
     pairs = settings.data.open(data)
     arguments: dict[str, Any] = {"data": str(data), "before": before, "after": after, **settings.record()}
-    with prepare(pairs.entries(), encoder, Shard(), settings.data.on_bad_row, watch) as ready:
+    reading = (pairs.entries(), encoder, Shard(), settings.data.on_bad_row, watch)
+    with prepare(*reading, texts_by=()) as ready:
         spool, bad = ready.spool, ready.bad
         _check_predictions(predictions, spool)
         models = load_checkpoints(sources, encoder.tokenizer, settings, watch)
         identity = _identity(ready.fingerprint, encoder, models, predictions, settings, part_pairs)
         with contextlib.closing(folder):
             folder.begin(identity, arguments, overwrite=overwrite)
+            if ready.texts:
+                keep_texts(ready.texts, folder.folder)
             if folder.finished:
                 watch.note(f"{out} is finished already: nothing was compared again.")
                 return folder.summary()
@@ -168,7 +179,7 @@ def compare_to_folder(
                 "before": models.before.describe(),
                 "after": models.after.describe(),
                 "data": {"format": pairs.format, "pairs": spool.pairs, "skipped": bad.count, "tokens": spool.tokens},
-                **summarise(table, predictions, settings),
+                **summarise(table, list_responses(spool), predictions, settings),
                 "gained": tally.record(models.tokenizer),
                 "continuations": _continuations(table, spool, models, encoder, settings, watch),
                 "comparing": seconds,

@@ -77,25 +77,24 @@ def against_fact(found: Predictions, table: pa.Table, *, resamples: int, seed: i
     for name, values in found.values.items():
         scored = np.where(index >= 0, values[np.maximum(index, 0)], np.nan)
         known = np.isfinite(scored) & np.isfinite(fact)
-        estimates = _one(_end(name), scored[known], fact[known], resamples, seed)
+        estimates = _one(rising(name, scored[known]), fact[known], resamples, seed)
         predictors[name] = {"pairs": int(known.sum()), **{key: value.record() for key, value in estimates.items()}}
     return {"without_scores": int(np.sum(index < 0)), "predictors": predictors}
 
 
-def _one(
-    end: End, scores: NDArray[np.float64], fact: NDArray[np.float64], resamples: int, seed: int
-) -> dict[str, Estimate]:
-    rising = scores if end == "lowest" else -scores  # so that a higher value says: this response rises
+def rising(name: str, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A predictor's values, turned so that a higher one says: this response rises."""
+    end: End = "lowest" if name == PULL else PREDICTORS[name]
+    return scores if end == "lowest" else -scores
+
+
+def _one(foretold: NDArray[np.float64], fact: NDArray[np.float64], resamples: int, seed: int) -> dict[str, Estimate]:
     displaced = fact < 0
-    statistics = {"spearman": spearman_of(rising, fact), "auc": auc_of(-rising, displaced)}
+    statistics = {"spearman": spearman_of(foretold, fact), "auc": auc_of(-foretold, displaced)}
     return {
         name: bootstrap(statistic, len(fact), resamples=resamples, seed=seed)[0]
         for name, statistic in statistics.items()
     }
-
-
-def _end(name: str) -> End:
-    return "lowest" if name == PULL else PREDICTORS[name]
 
 
 def check_same_data(found: Predictions, rows: Sequence[int], pair_ids: Sequence[str]) -> None:

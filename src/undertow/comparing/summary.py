@@ -9,6 +9,8 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from undertow.comparing.listed import Listed
+from undertow.comparing.masses import masses
 from undertow.comparing.prediction import Predictions, against_fact
 from undertow.comparing.rows import DIVERGENCES, FLAGS, NUMBERS, SCHEMA
 from undertow.comparing.settings import CompareSettings
@@ -23,8 +25,10 @@ SHOWN_ROWS = 10
 Finite = dict[str, NDArray[np.float64]]
 
 
-def summarise(table: pa.Table, predictions: Predictions | None, settings: CompareSettings) -> dict[str, Any]:
-    """The part of ``compare.json`` that is computed from the table.
+def summarise(
+    table: pa.Table, listed: Listed, predictions: Predictions | None, settings: CompareSettings
+) -> dict[str, Any]:
+    """The part of ``compare.json`` that is computed from the table and from which of its prompts and responses are one.
 
     Pairs with a number that is not finite are counted, named and left out of all else.
     """
@@ -38,6 +42,7 @@ def summarise(table: pa.Table, predictions: Predictions | None, settings: Compar
     return {
         "means": means(columns, settings),
         "displacement": displacement(columns, settings.beta),
+        "masses": masses(table, listed, good, **bootstrapped),
         "prediction": against_fact(predictions, table.filter(pa.array(good)), **bootstrapped) if predictions else None,
         "nonfinite": {"count": len(bad), "rows": bad[:SHOWN_ROWS].tolist()},
     }

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any, ClassVar, TypeAlias
 
 from undertow.errors import DataError, OutputError
-from undertow.files import lock, output_errors, remove_leftovers, write_json
+from undertow.files import lock, output_errors, remove_leftovers, without_nonfinite, write_json
 from undertow.version import __version__
 
 JSON: TypeAlias = "str | int | float | bool | list[JSON] | dict[str, JSON] | None"
@@ -134,7 +134,7 @@ class RunFolder:
 
     def commit(self, summary: Mapping[str, Any]) -> dict[str, Any]:
         """End the run: write its summary, and return what that holds."""
-        write_json(self.folder / self.summary_name, summary)
+        write_json(self.folder / self.summary_name, without_nonfinite(summary))
         return self.summary()
 
     def summary(self) -> dict[str, Any]:

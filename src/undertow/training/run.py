@@ -90,7 +90,7 @@ def train_to_folder(
             run = _Run(ready, encoder, settings, folder.folder, Path(references or out), processes, watch)
             found = run.train(model, reference)
             counts = {"pairs": ready.spool.pairs, "trained": found.pop("trained"), "skipped": ready.bad.count}
-            summary = {
+            summary: dict[str, Any] = {
                 "undertow": __version__,
                 "arguments": arguments,
                 "fingerprints": identity,
@@ -98,7 +98,7 @@ def train_to_folder(
                 **found,
             }
             if processes.is_main_process:
-                folder.commit(json.loads(json.dumps(summary, default=str)))
+                folder.commit(summary)
             processes.wait_for_everyone()
             return summary
 
