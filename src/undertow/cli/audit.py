@@ -20,6 +20,8 @@ undertow audit prefs.jsonl --model ./checkpoint-500 --ref ./sft --out scores-500
 
 undertow audit prefs.parquet --model ./my-model --level hidden --out scores --on-bad-row skip --json
 
+undertow audit prefs.jsonl --model ./my-model --by category --by source --out scores
+
 zcat prefs.jsonl.gz | undertow audit - --model ./my-adapter --out scores --limit 1000
 """
 
@@ -40,6 +42,7 @@ def audit(
     loss: o.Loss = "dpo",
     beta: o.Beta = None,
     loss_args: o.LossArgs = None,
+    calibrated: o.Calibrated = False,
     ref: o.Ref = None,
     pull: Annotated[
         bool,
@@ -64,21 +67,24 @@ def audit(
     shard: Annotated[
         str, typer.Option("--shard", help="I/N: score the I-th of N static shards.", rich_help_panel=o.SPEED)
     ] = "1/1",
-    batch_tokens: Annotated[
-        int, typer.Option("--batch-tokens", help="Tokens of one forward pass.", rich_help_panel=o.SPEED)
-    ] = 4096,
+    batch_tokens: o.BatchTokens = 4096,
     part_pairs: Annotated[
         int,
         typer.Option(
             "--part-pairs", help="Pairs a file of scores; a stopped run repeats at most one.", rich_help_panel=o.SPEED
         ),
     ] = 512,
-    packed: Annotated[
-        bool,
-        typer.Option("--packed/--one-at-a-time", help="Packed rows, or every sequence alone.", rich_help_panel=o.SPEED),
-    ] = True,
+    packed: o.Packed = True,
     engine: o.Engine = "local",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over where OUT holds another run.")] = False,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--by",
+            help="Column of the data by whose values the report groups the pairs; may be given several times.",
+            rich_help_panel=o.DATA,
+        ),
+    ] = None,
+    overwrite: o.Overwrite = False,
     seed: o.Seed = 0,
     quiet: o.Quiet = False,
     json: o.Json = False,
@@ -86,25 +92,18 @@ def audit(
     """Score every pair: which ones will drag the chosen response's probability down."""
     o.check_engine(engine)
     from undertow.cli.render import print_audit, print_json
-    from undertow.data.reading import parse_columns
     from undertow.data.tokens import TokenSettings
     from undertow.models.device import keep_large_blocks
+    from undertow.reporting import write_report
     from undertow.scoring.audit import audit_to_folder
-    from undertow.scoring.settings import AuditSettings, DataSettings, LossSettings, Shard
+    from undertow.scoring.settings import AuditSettings, LossSettings, Shard
 
     settings = AuditSettings(
         level=level,
-        loss=LossSettings(loss, beta, LossSettings.parse_args(loss_args or [])),
+        loss=LossSettings(loss, beta, LossSettings.parse_args(loss_args or []), calibrated),
         ref=ref,
         pull=pull,
-        data=DataSettings(
-            format=format,
-            columns=parse_columns(columns) if columns else None,
-            split=split,
-            name=name,
-            limit=limit,
-            on_bad_row=on_bad_row,  # type: ignore[arg-type]  # checked on creation
-        ),
+        data=o.data_settings(format, columns, split, name, limit, on_bad_row),
         tokens=TokenSettings(max_length=max_length, eot=eot, template=template),  # type: ignore[arg-type]
         shard=Shard.parse(shard),
         device=device,
@@ -114,10 +113,13 @@ def audit(
         packed=packed,
         seed=seed,
         trust_remote_code=trust_remote_code,
+        by=tuple(by or ()),
     )
     keep_large_blocks()
     with TerminalWatcher(quiet=quiet) as watch:
         summary = audit_to_folder(data, model, out, settings, overwrite=overwrite, watch=watch)
-    print_audit(out, summary)
+        watch.phase("writing the report")
+        report = write_report(out)
+    print_audit(out, summary, report)
     if json:
         print_json(summary)

@@ -24,10 +24,13 @@ def demo(
     from undertow.cli.render import print_demo, print_json
     from undertow.demo.run import run_demo
     from undertow.models.device import keep_large_blocks
+    from undertow.reporting import write_report
 
     keep_large_blocks()
     with TerminalWatcher(quiet=quiet) as watch:
         summary = run_demo(out, device=device, dtype=dtype, watch=watch)
-    print_demo(out, summary)
+        watch.phase("writing the report")
+        report = write_report(out)
+    print_demo(out, summary, report)
     if json:
         print_json(summary)

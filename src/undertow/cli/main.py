@@ -53,7 +53,7 @@ def _common(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 2 wrong input or command line, 130 interrupted, 1 anything else."""
-    from undertow.cli import audit, compare, demo, filter, train  # noqa: F401  (each registers its command on ``app``)
+    from undertow.cli import audit, compare, demo, filter, train, view  # noqa: F401  (each registers on ``app``)
 
     sys.exit(_run(list(sys.argv[1:] if arguments is None else arguments)))
 

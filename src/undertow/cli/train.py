@@ -153,8 +153,11 @@ def train(
 ) -> None:
     """Preference training that shows where the probability goes."""
     o.check_engine(engine)
-    from undertow.cli.render import print_json, print_sweep, print_train
+    from rich.console import Console
+
+    from undertow.cli.render import print_json, print_report, print_sweep, print_train
     from undertow.models.device import keep_large_blocks
+    from undertow.reporting import write_report
     from undertow.training.run import is_main_process, train_to_folder
     from undertow.training.settings import from_options
     from undertow.training.sweep import read_arms
@@ -167,12 +170,18 @@ def train(
 
         def one(arm: Any, folder: Path) -> dict[str, Any]:
             name, settings = from_options(given, typed, config, arm)
-            return train_to_folder(data, name, folder, settings, overwrite=overwrite, references=out, watch=watcher)
+            found = train_to_folder(data, name, folder, settings, overwrite=overwrite, references=out, watch=watcher)
+            if sweep and is_main_process():
+                write_report(folder)
+            return found
 
         summary = train_arms(read_arms(sweep), out, one) if sweep else one(None, out)
-    if not is_main_process():
-        return
+        if not is_main_process():
+            return
+        watcher.phase("writing the report")
+        report = write_report(out)
     (print_sweep if sweep else print_train)(out, summary)
+    print_report(Console(highlight=False), report)
     if json:
         print_json(summary)
 

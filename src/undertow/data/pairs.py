@@ -24,7 +24,8 @@ class Pair:
     """A prompt with a chosen and a rejected response, and where it came from.
 
     ``row`` is the 0-based position in the input; ``line`` is the 1-based line in a text file and the 1-based row in a
-    table file. ``rows`` are all input rows the pair was made of (more than one for ``unpaired`` data only).
+    table file. ``rows`` are all input rows the pair was made of (more than one for ``unpaired`` data only). ``by`` are
+    the values, as text, of those other columns of the data that were asked for, in the order they were asked for.
     """
 
     row: int
@@ -34,6 +35,7 @@ class Pair:
     file: str = ""
     line: int = 0
     rows: tuple[int, ...] = ()
+    by: tuple[str, ...] = ()
 
     @property
     def pair_id(self) -> str:
@@ -41,6 +43,13 @@ class Pair:
         prompt = self.prompt if isinstance(self.prompt, str) else [[m.role, m.content] for m in self.prompt]
         text = json.dumps([prompt, self.chosen, self.rejected], ensure_ascii=False, separators=(",", ":"))
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+    @property
+    def prompt_text(self) -> str:
+        """The prompt as one text for people: of a conversation, a block ``role: content`` for each turn."""
+        if isinstance(self.prompt, str):
+            return self.prompt
+        return "\n\n".join(f"{message.role}: {message.content}" for message in self.prompt)
 
     @property
     def source_rows(self) -> tuple[int, ...]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from undertow.data.columns import check_columns, values_of
 from undertow.data.fields import MisfitError, RowError
 from undertow.data.formats import FORMATS, convert, read_labelled
 from undertow.data.pairs import BadRow, Pair
@@ -44,10 +45,12 @@ class Pairs:
         columns: Mapping[str, str] | None = None,
         on_bad_row: OnBadRow = "stop",
         limit: int | None = None,
+        by: Sequence[str] = (),
     ) -> None:
         self.source = source
         self.on_bad_row = on_bad_row
         self.limit = limit
+        self.by = tuple(dict.fromkeys(by))
         self.bad_count = 0
         self.first_bad: tuple[BadRow, ...] = ()
         self._columns = dict(columns) if columns else None
@@ -80,7 +83,13 @@ class Pairs:
             raise BadRowsError(first, count)
 
     def entries(self) -> Iterator[Pair | BadRow]:
-        """Every input row, as a pair or as a bad row, in input order; an ``unpaired`` one where it found its match."""
+        """Every input row, as a pair or as a bad row, in input order; an ``unpaired`` one where it found its match.
+
+        Raises:
+            OptionError: a column of ``by`` that the data do not have.
+        """
+        if self.by:
+            check_columns(self._rows(), self.by)
         if self.format == "unpaired":
             yield from self._matched()
             return
@@ -114,7 +123,7 @@ class Pairs:
             prompt, chosen, rejected = convert(raw.value, self.format, self._columns)
         except RowError as error:
             return self._refused(raw, error)
-        return Pair(raw.row, prompt, chosen, rejected, raw.file, raw.line)
+        return Pair(raw.row, prompt, chosen, rejected, raw.file, raw.line, by=values_of(raw.value, self.by))
 
     def _matched(self) -> Iterator[Pair | BadRow]:
         matcher = Matcher()
@@ -129,7 +138,7 @@ class Pairs:
             except RowError as error:
                 yield self._refused(raw, error)
             else:
-                yield from matcher.add(raw, labelled)
+                yield from matcher.add(raw, labelled, values_of(raw.value, self.by))
         yield from matcher.leftovers()
         if not seen:
             raise DataError(_no_rows(self.source))
@@ -164,6 +173,7 @@ def open_pairs(
     name: str | None = None,
     on_bad_row: OnBadRow = "stop",
     limit: int | None = None,
+    by: Sequence[str] = (),
 ) -> Pairs:
     """Preference pairs that are read when they are asked for.
 
@@ -176,6 +186,7 @@ def open_pairs(
         name: which configuration of a data set with several.
         on_bad_row: ``"stop"`` raises after the last row if any was bad; ``"skip"`` leaves bad rows out.
         limit: only the first so many rows.
+        by: other columns of the data whose values each pair is to carry along, as ``Pair.by``.
 
     Raises:
         DataError: the data are not there, or of no kind that can be read.
@@ -190,7 +201,8 @@ def open_pairs(
         source = from_rows(data)
         if format is None and columns is None and source.holds_pairs:
             columns = _PAIRS
-    return Pairs(source, format="columns" if columns else format, columns=columns, on_bad_row=on_bad_row, limit=limit)
+    format = "columns" if columns else format
+    return Pairs(source, format=format, columns=columns, on_bad_row=on_bad_row, limit=limit, by=by)
 
 
 def read_pairs(

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from undertow.data.columns import merged
 from undertow.data.formats import Labelled
 from undertow.data.pairs import BadRow, Pair, Prompt
 from undertow.data.rows import RawRow
@@ -17,6 +18,7 @@ class _Waiting:
     file: str
     line: int
     completion: str
+    by: tuple[str, ...]
 
 
 class Matcher:
@@ -25,9 +27,9 @@ class Matcher:
     def __init__(self) -> None:
         self._waiting: dict[tuple[Prompt, bool], deque[_Waiting]] = {}
 
-    def add(self, raw: RawRow, labelled: Labelled) -> Iterator[Pair | BadRow]:
+    def add(self, raw: RawRow, labelled: Labelled, by: tuple[str, ...] = ()) -> Iterator[Pair | BadRow]:
         """What a row completes: a pair, two bad rows where both responses are the same, or nothing yet."""
-        ours = _Waiting(raw.row, raw.file, raw.line, labelled.completion)
+        ours = _Waiting(raw.row, raw.file, raw.line, labelled.completion, by)
         theirs = self._take(labelled.prompt, not labelled.label)
         if theirs is None:
             self._waiting.setdefault((labelled.prompt, labelled.label), deque()).append(ours)
@@ -44,6 +46,7 @@ class Matcher:
                 file=ours.file,
                 line=ours.line,
                 rows=(theirs.row, ours.row),
+                by=merged(good.by, bad.by),
             )
 
     def leftovers(self) -> Iterator[BadRow]:

@@ -18,4 +18,5 @@ def demo_pairs() -> Path:
 
 def run_demo(out: Path, *, device: str = "auto", dtype: str = "auto", watch: Watcher | None = None) -> dict[str, Any]:
     """Audit the shipped pairs with the model that ``demo`` names; returns what ``audit.json`` holds."""
-    return audit_to_folder(demo_pairs(), "demo", out, AuditSettings(device=device, dtype=dtype), watch=watch)
+    settings = AuditSettings(device=device, dtype=dtype, by=("category",))
+    return audit_to_folder(demo_pairs(), "demo", out, settings, watch=watch)

@@ -23,7 +23,7 @@ from undertow.errors import OptionError
 from undertow.maths.losses import DPO, PairLoss
 from undertow.models.checks import check_same_tokens
 from undertow.models.device import multiplies_bfloat16
-from undertow.models.loading import check_max_length, load_config, load_model, load_tokenizer
+from undertow.models.loading import check_companion, check_max_length, load_config, load_model, load_tokenizer
 from undertow.models.model import Model
 from undertow.models.sources import ModelSource, find_model
 from undertow.scoring.levels import PULL_COLUMNS, SCORE_VERSION, includes
@@ -33,6 +33,7 @@ from undertow.scoring.settings import DEFAULT_LEVEL, AuditSettings, Shard, check
 from undertow.scoring.spool import TokenSpool
 from undertow.scoring.store import ScoreStore
 from undertow.scoring.summary import summarise
+from undertow.scoring.texts import keep_texts
 from undertow.scoring.watch import Silent, Watcher
 from undertow.version import __version__
 
@@ -115,9 +116,17 @@ def audit_to_folder(
         check_max_length(source, config, settings.tokens.max_length)
     encoder = PairEncoder(load_tokenizer(source, trust_remote_code=settings.trust_remote_code), settings.tokens)
     if ref:
-        _check_reference(ref, encoder, settings)
-    pairs = settings.data.open(data)
-    with prepare(pairs.entries(), encoder, settings.shard, settings.data.on_bad_row, watch) as ready:
+        check_companion(
+            ref,
+            encoder.tokenizer,
+            named=f"--ref {ref.name}",
+            whose=AUDITED,
+            max_length=settings.tokens.max_length,
+            trust_remote_code=settings.trust_remote_code,
+        )
+    pairs = settings.data.open(data, by=settings.by)
+    reading = (pairs.entries(), encoder, settings.shard, settings.data.on_bad_row, watch)
+    with prepare(*reading, texts_by=pairs.by) as ready:
         spool, bad = ready.spool, ready.bad
         model = _model(source, config, encoder, settings, watch)
         reference = _reference(ref, encoder, settings, watch) if ref else None
@@ -125,6 +134,8 @@ def audit_to_folder(
         identity = _identity(ready.fingerprint, encoder, scorer, settings)
         with contextlib.closing(store):
             store.begin(identity, _arguments(data, model_name, settings), overwrite=overwrite)
+            if ready.texts:
+                keep_texts(ready.texts, store.folder)
             if store.finished:
                 watch.note(f"{out} is finished already: nothing was scored again.")
                 return store.summary()
@@ -194,14 +205,6 @@ def _reference(ref: ModelSource, encoder: PairEncoder, settings: AuditSettings, 
         packed=settings.packed,
         tokenizer=encoder.tokenizer,
     )
-
-
-def _check_reference(ref: ModelSource, encoder: PairEncoder, settings: AuditSettings) -> None:
-    """Refuse a reference that would read other tokens, or fewer, before any weights are loaded."""
-    trusted = settings.trust_remote_code
-    check_max_length(ref, load_config(ref, trust_remote_code=trusted), settings.tokens.max_length)
-    theirs = load_tokenizer(ref, trust_remote_code=trusted)
-    check_same_tokens(encoder.tokenizer, theirs, f"--ref {ref.name}", whose=AUDITED)
 
 
 def _score(store: ScoreStore, spool: TokenSpool, scorer: Scorer, part_pairs: int, watch: Watcher) -> dict[str, float]:

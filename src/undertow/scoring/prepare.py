@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from undertow.data.tokens import PairEncoder
 from undertow.errors import SHOWN_BAD_ROWS, BadRowsError, DataError
 from undertow.scoring.settings import Shard
 from undertow.scoring.spool import TokenSpool
+from undertow.scoring.texts import TEXTS, TextLog
 from undertow.scoring.watch import Watcher
 
 
@@ -50,19 +51,28 @@ class Prepared:
     """What a run scores: the pairs of its shard as tokens, the rows set aside, and the fingerprint of *all* the data.
 
     ``fingerprint`` is a SHA-256 over every input row's number and pair id, whatever the shard: the shards of one data
-    set know each other by it.
+    set know each other by it. ``texts`` is the file with the pairs' texts, where it was asked for.
     """
 
     spool: TokenSpool
     bad: BadRowLog
     fingerprint: str
+    texts: Path | None = None
 
 
 @contextlib.contextmanager
 def prepare(
-    entries: Iterable[Pair | BadRow], encoder: PairEncoder, shard: Shard, on_bad_row: str, watch: Watcher
+    entries: Iterable[Pair | BadRow],
+    encoder: PairEncoder,
+    shard: Shard,
+    on_bad_row: str,
+    watch: Watcher,
+    *,
+    texts_by: Sequence[str] | None = None,
 ) -> Iterator[Prepared]:
     """Read and tokenise everything into a temporary folder that is gone when the context ends.
+
+    With ``texts_by`` the texts are kept there too, and of each pair the values of these columns of the data.
 
     Raises:
         BadRowsError: with ``on_bad_row="stop"``, after all rows were looked at.
@@ -71,14 +81,17 @@ def prepare(
     watch.phase("reading and tokenising")
     with tempfile.TemporaryDirectory(prefix="undertow-") as folder:
         spool, bad = TokenSpool(Path(folder, "tokens.arrow")), BadRowLog(Path(folder, "bad.jsonl"))
-        with contextlib.closing(bad):
-            fingerprint = _sort_out(entries, encoder, shard, watch, spool, bad)
+        texts = TextLog(Path(folder, TEXTS), texts_by) if texts_by is not None else None
+        with contextlib.closing(bad), contextlib.closing(texts) if texts else contextlib.nullcontext():
+            fingerprint = _sort_out(entries, encoder, shard, watch, spool, bad, texts)
             if bad.count and on_bad_row == "stop":
                 raise BadRowsError(bad.first, bad.count)
             if not spool.pairs:
                 raise DataError(_nothing_left(bad, shard))
             spool.close()
-            yield Prepared(spool, bad, fingerprint)
+            if texts:
+                texts.close()
+            yield Prepared(spool, bad, fingerprint, texts.path if texts else None)
 
 
 def _sort_out(
@@ -88,6 +101,7 @@ def _sort_out(
     watch: Watcher,
     spool: TokenSpool,
     bad: BadRowLog,
+    texts: TextLog | None,
 ) -> str:
     """Every entry into the spool or the log of bad rows; returns the fingerprint of all of them."""
     digest = hashlib.sha256()
@@ -101,6 +115,8 @@ def _sort_out(
             bad.add(tokens)
         else:
             spool.add(tokens)
+            if texts and isinstance(entry, Pair):
+                texts.add(entry)
             watch.advance(pairs=1, tokens=tokens.total)
     return digest.hexdigest()
 

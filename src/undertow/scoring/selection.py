@@ -103,8 +103,7 @@ class Selector:
 
     def _extreme(self, scores: Scores) -> Mask:
         """True for the highest or the lowest, as many as asked for."""
-        # The sort is stable and puts NaN last.
-        order = np.argsort(scores, kind="stable")[: np.count_nonzero(~np.isnan(scores))]
+        order = ranked(scores)
         count = self.count(len(order))
         mask = np.zeros(len(scores), dtype=bool)
         mask[order[len(order) - count :] if self.kind.endswith("highest") else order[:count]] = True
@@ -142,6 +141,12 @@ class Verdict:
         if selector.kind.startswith("drop"):
             return rule
         return f"{rule}: " + ("the score is NaN" if np.isnan(self.scores[index]) else "not among them")
+
+
+def ranked(scores: Scores) -> NDArray[np.intp]:
+    """The rows that have a score, from the lowest to the highest: the order in which shares are taken."""
+    # The sort is stable and puts NaN last.
+    return np.argsort(scores, kind="stable")[: np.count_nonzero(~np.isnan(scores))]
 
 
 def judge(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -12,7 +12,7 @@ from undertow.data.packing import DEFAULT_BATCH_TOKENS
 from undertow.data.reading import Pairs, open_pairs
 from undertow.data.tokens import TokenSettings
 from undertow.errors import OptionError
-from undertow.maths.losses import PairLoss, by_name, parameters
+from undertow.maths.losses import PairLoss, RewardCalibrated, by_name, parameters
 from undertow.scoring.levels import LEVELS, includes
 
 DEFAULT_LEVEL = "unembedding"
@@ -63,7 +63,7 @@ class DataSettings:
         if self.on_bad_row not in ON_BAD_ROW:
             raise OptionError(f"--on-bad-row {self.on_bad_row}: expected one of {', '.join(ON_BAD_ROW)}.")
 
-    def open(self, data: str | Path) -> Pairs:
+    def open(self, data: str | Path, *, by: Sequence[str] = ()) -> Pairs:
         """The pairs of the data argument, read in this way; it raises what :func:`open_pairs` does."""
         return open_pairs(
             data,
@@ -73,16 +73,21 @@ class DataSettings:
             name=self.name,
             on_bad_row=self.on_bad_row,
             limit=self.limit,
+            by=by,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class LossSettings:
-    """A preference loss by its name and what was given of its parameters, as text or as numbers."""
+    """A preference loss by its name and what was given of its parameters, as text or as numbers.
+
+    ``calibrated``: with its two weights rescaled so that each pair is disentangled.
+    """
 
     name: str = "dpo"
     beta: float | None = None
     args: Mapping[str, object] = field(default_factory=dict)
+    calibrated: bool = False
 
     def __post_init__(self) -> None:
         self.make()
@@ -101,7 +106,8 @@ class LossSettings:
                 if "beta" not in parameters(self.name):
                     raise OptionError(f"--beta {self.beta:g}: the loss {self.name} has no beta.")
                 given["beta"] = self.beta
-            return by_name(self.name, **given)
+            loss = by_name(self.name, **given)
+            return RewardCalibrated(loss) if self.calibrated else loss
         except ValueError as error:
             raise OptionError(f"--loss {self.name}: {error}.") from error
 
@@ -125,7 +131,8 @@ class AuditSettings:
 
     ``loss``, ``ref`` (the reference model's name; the audited model where None) and ``pull`` matter from level
     ``unembedding`` on. ``batch_tokens`` is how many tokens go through the model in one packed row; ``part_pairs`` how
-    many pairs one part of the scores holds, and so at most how many a killed run scores again.
+    many pairs one part of the scores holds, and so at most how many a killed run scores again. ``by`` are columns of
+    the data by whose values the report groups the pairs; no score depends on them.
     """
 
     level: str = DEFAULT_LEVEL
@@ -142,6 +149,7 @@ class AuditSettings:
     seed: int = 0
     packed: bool = True
     trust_remote_code: bool = False
+    by: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_level(self.level)
