@@ -19,10 +19,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from command import run, some_rows
-from runs import audited, compared, made, trained
+from runs import TOKENS, audited, compared, made, trained
 from undertow.reporting.server import HEADERS, ReportServer
 from undertow.reporting.site import LONGEST_QUERY, Site
-from undertow.scoring.settings import LossSettings
+from undertow.scoring.audit import audit_to_folder
+from undertow.scoring.settings import AuditSettings, LossSettings, Shard
 
 
 @pytest.fixture(scope="module")
@@ -337,6 +338,42 @@ def test_folders_that_are_no_runs(capsys, tmp_path: Path, name: str) -> None:
     assert (code, out) == (2, "")
     assert str(tmp_path / name) in err
     assert "undertow audit" in err
+
+
+@pytest.mark.parametrize(("kind", "summary"), [("audit", "audit.json"), ("compare", "compare.json")])
+def test_a_run_that_is_not_finished_is_refused(
+    capsys, runs: dict[str, Path], tmp_path, kind: str, summary: str
+) -> None:
+    folder = Path(shutil.copytree(runs[kind], tmp_path / kind))
+    (folder / summary).unlink()
+    code, out, err = run(capsys, "view", folder, "--no-open")
+    assert (code, out) == (2, "")
+    assert f"not finished (no {summary})" in err
+
+
+def test_a_training_run_is_shown_while_it_goes_on(runs: dict[str, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(runs["train"], tmp_path / "run"))
+    (folder / "train.json").unlink()
+    client = Client(folder)
+    try:
+        status, _, body = client.ask("/")
+        assert (status, b"not finished" in body) == (200, True)
+    finally:
+        client.close()
+
+
+def test_the_shards_of_an_audit_are_one(runs: dict[str, Path], tmp_path: Path) -> None:
+    model = runs["data"].parent / "model"
+    for shard in (1, 2):
+        settings = AuditSettings(tokens=TOKENS, dtype="float32", shard=Shard(shard, 2))
+        audit_to_folder(runs["data"], str(model), tmp_path / f"shard-{shard}", settings)
+    client = Client(tmp_path)
+    try:
+        found = client.json("/pairs.json?search=question&count=200")
+        assert [row["row"] for row in found["rows"]] == list(range(24))
+        assert client.ask("/")[0] == 200
+    finally:
+        client.close()
 
 
 def test_an_escape_in_a_folders_name_stays_text(capsys, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from undertow.cli.terminal import one_line, plain
 from undertow.data.pairs import Pair
 from undertow.data.reading import read_pairs
 from undertow.data.sources import open_source
+from undertow.files import without_nonfinite
 from undertow.reporting.commands import filter_command
 from undertow.scoring.filter import FilterSummary
 from undertow.scoring.store import ScoreStore
@@ -148,7 +149,7 @@ def print_sweep(out: Path, summary: Mapping[str, Any]) -> None:
 
 def print_json(summary: Mapping[str, Any]) -> None:
     """The machine-readable summary: one line, the last of standard output."""
-    print(json.dumps(summary, ensure_ascii=True, allow_nan=False), flush=True)
+    print(json.dumps(without_nonfinite(summary), ensure_ascii=True, allow_nan=False), flush=True)
 
 
 def print_next(console: Console, arguments: Mapping[str, Any], out: Path, by: str) -> None:

@@ -8,14 +8,26 @@ from pathlib import Path
 from types import ModuleType
 
 from undertow.comparing.folder import COMMAND as COMPARE
+from undertow.comparing.folder import CompareFolder
 from undertow.errors import DataError
 from undertow.reporting.page import Figure
 from undertow.scoring.runs import SETTINGS, read_command
 from undertow.scoring.shards import COMMAND as AUDIT
+from undertow.scoring.shards import read_summary
 from undertow.training.folder import COMMAND as TRAIN
 from undertow.training.sweep import SUMMARY as SWEEP_SUMMARY
 
-__all__ = ["AUDIT", "COMPARE", "SWEEP", "TRAIN", "audit_folders", "kind_of", "report_figures", "report_html"]
+__all__ = [
+    "AUDIT",
+    "COMPARE",
+    "SWEEP",
+    "TRAIN",
+    "audit_folders",
+    "check_shown",
+    "kind_of",
+    "report_figures",
+    "report_html",
+]
 
 SWEEP = "sweep"
 _MODULES = {AUDIT: "audit", TRAIN: "training", SWEEP: "sweep", COMPARE: "comparison"}
@@ -43,6 +55,21 @@ def kind_of(folder: Path) -> str:
 def audit_folders(folder: Path) -> Sequence[Path]:
     """The folder of an audit itself, or those of its shards."""
     return [folder] if (folder / SETTINGS).exists() else _runs_below(folder)
+
+
+def check_shown(folder: Path) -> str:
+    """The kind of a run that has a page already; a training run has one while it goes on.
+
+    Raises:
+        DataError: no run of ours stands there, or it has to be finished first.
+    """
+    kind = kind_of(folder)
+    if kind == AUDIT:
+        for run in audit_folders(folder):
+            read_summary(run)
+    if kind == COMPARE:
+        CompareFolder(folder).summary()
+    return kind
 
 
 def _runs_below(folder: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from undertow.comparing.folder import PAIRS
 from undertow.errors import OptionError
-from undertow.reporting.kinds import AUDIT, COMPARE, TRAIN, audit_folders, kind_of, report_html
+from undertow.reporting.kinds import AUDIT, COMPARE, TRAIN, audit_folders, check_shown, report_html
 from undertow.reporting.page import render
 from undertow.reporting.sweep import multi, names
 from undertow.reporting.table import LARGEST_PAGE, LONGEST_SEARCH, LONGEST_TEXT, TEXTS, PairTable, Query
@@ -55,11 +55,11 @@ class ViewedRun:
     """A run's folder and what is shown of it. Safe to use from several threads.
 
     Raises:
-        DataError: the folder holds no run of ours.
+        DataError: the folder holds no run of ours, or one that has no page before it is finished.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.kind = folder, kind_of(folder)
+        self.folder, self.kind = folder, check_shown(folder)
         self.has_pairs = self.kind in (AUDIT, COMPARE)
         pairs_url = "pairs" if self.has_pairs else None
         self._report = Fresh([folder], lambda: report_html(folder, pairs_url=pairs_url))

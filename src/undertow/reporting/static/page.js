@@ -46,8 +46,8 @@ window.undertow = (() => {
   function percent(share, digits = 0) {
     if (share === null || share === undefined || Number.isNaN(share)) return "\u2013";
     const least = 0.5 * 10 ** -(digits + 2);
-    if (share > 0 && share < least) return `less than ${(100 * 2 * least).toFixed(digits)}%`;
-    if (share < 1 && share > 1 - least) return `more than ${(100 * (1 - 2 * least)).toFixed(digits)}%`;
+    if (share > 0 && share <= least) return `less than ${(100 * 2 * least).toFixed(digits)}%`;
+    if (share < 1 && share >= 1 - least) return `more than ${(100 * (1 - 2 * least)).toFixed(digits)}%`;
     return `${(100 * share).toFixed(digits)}%`;
   }
 
