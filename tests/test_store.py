@@ -194,6 +194,15 @@ def test_a_folder_of_something_else_is_refused_even_with_overwrite(tmp_path: Pat
         ScoreStore(tmp_path / "photo.png").check_writable()
 
 
+def test_a_folder_of_the_first_version_is_known_again(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [[0], [1]])
+    settings = json.loads((run / "settings.json").read_text())
+    del settings["command"]
+    (run / "settings.json").write_text(json.dumps(settings))
+    assert read_scores(run)["row"].to_pylist() == [0, 1]
+    ScoreStore(run).begin(IDENTITY, {})
+
+
 def test_looking_whether_a_folder_can_be_written_changes_nothing(tmp_path: Path) -> None:
     ScoreStore(tmp_path / "a" / "b").check_writable()
     assert list(tmp_path.iterdir()) == []

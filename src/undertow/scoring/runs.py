@@ -169,7 +169,10 @@ def read_summary(folder: Path, command: str, name: str) -> dict[str, Any]:
 
 def read_command(folder: Path) -> str | None:
     """Which command's run stands in a folder, or None where ``settings.json`` is not ours."""
-    command = _settings(folder).get("command")
+    found = _settings(folder)
+    if "command" not in found and "score version" in (read_identity(folder) or {}):
+        return "audit"  # of a version that had no other command to tell it from
+    command = found.get("command")
     return command if isinstance(command, str) else None
 
 
