@@ -187,15 +187,18 @@ def test_the_engine_is_checked(capsys, model, prefs, tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    "environment",
+    ("environment", "more", "message"),
     [
-        {"ACCELERATE_USE_FSDP": "true"},
-        {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"},
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, [], "--fsdp_version 2"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}, ["--lora-r", 4], "--lora-r"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, [], "ZeRO-3"),
     ],
 )
-def test_sharded_weights_are_refused_at_once(capsys, model, prefs, tmp_path, monkeypatch, environment) -> None:
+def test_sharding_that_is_not_known_is_refused_at_once(
+    capsys, model, prefs, tmp_path, monkeypatch, environment, more, message
+) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    code, _, err = run(capsys, *arguments(model, prefs), "--out", tmp_path / "out")
-    assert (code, "sharded" in err) == (2, True), err
+    code, _, err = run(capsys, *arguments(model, prefs), *more, "--out", tmp_path / "out")
+    assert (code, message in err) == (2, True), err
     assert not (tmp_path / "out").exists()

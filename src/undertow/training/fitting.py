@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PrinterCallback, TrainingArguments
 from transformers.trainer_utils import set_seed
 
@@ -16,7 +18,7 @@ from undertow.models.model import Model
 from undertow.scoring.spool import TokenSpool
 from undertow.scoring.watch import Watcher
 from undertow.training.dataset import PairDataset, collate
-from undertow.training.forward import train_on_pairs
+from undertow.training.forward import train_on_pairs, with_whole_weights
 from undertow.training.gradients import GradientProbe
 from undertow.training.guard import Guards
 from undertow.training.guarding import GuardCallback, inside_limits
@@ -29,6 +31,14 @@ from undertow.training.trainer import PairTrainer, PreferenceTrainer, Supervised
 OPTIMISERS = {"rmsprop": "rmsprop", "adamw": "adamw_torch"}
 
 
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What a phase came to, for its record, and where the weights are sharded, all of them on the main process."""
+
+    found: dict[str, Any]
+    weights: dict[str, Tensor] | None
+
+
 def fit_preferences(
     spool: TokenSpool,
     dataset: PairDataset,
@@ -38,7 +48,7 @@ def fit_preferences(
     watch: Watcher,
     *,
     writes: bool,
-) -> dict[str, Any]:
+) -> Fitted:
     """Train on pairs, tracked and guarded; the model then holds the weights that training came to.
 
     ``writes``: whether this process writes; of several that train together, one does.
@@ -58,7 +68,9 @@ def fit_preferences(
         Guards.parse(settings.guard),
         tracker,
         out,
-        pulled=lambda share: most_pulled(spool, model, loss, share, guard.mitigation.dropped),
+        pulled=lambda share: with_whole_weights(
+            model, lambda whole: most_pulled(spool, whole, loss, share, guard.mitigation.dropped)
+        ),
         tell=watch.note,
         writes=writes,
     )
@@ -72,8 +84,7 @@ def fit_preferences(
     found = _fit(trainer, spool, out, watch, guard) | {"firings": guard.firings}
     if guard.mitigation.rollback:
         found |= _roll_back(trainer, tracker, out, watch)
-    _merge(trainer)
-    return {**found, "tracked": tracker.rows[-1] if tracker.rows else {}}
+    return _fitted(trainer, {**found, "tracked": tracker.rows[-1] if tracker.rows else {}})
 
 
 def fit_supervised(
@@ -83,12 +94,11 @@ def fit_supervised(
     settings: TrainSettings,
     out: Path,
     watch: Watcher,
-) -> dict[str, Any]:
+) -> Fitted:
     """The phase before: train on the chosen responses alone; the model then holds the weights that it came to."""
     trainer = SupervisedTrainer(**_common(dataset, model, settings, out))
     found = _fit(trainer, spool, out, watch, None)
-    _merge(trainer)
-    return found
+    return _fitted(trainer, found)
 
 
 def _common(dataset: PairDataset, model: Model, settings: TrainSettings, out: Path) -> dict[str, Any]:
@@ -163,11 +173,12 @@ def _trainable(model: Model, settings: TrainSettings) -> Any:
     return get_peft_model(model.hf, config)
 
 
-def _merge(trainer: PairTrainer) -> None:
-    """An adapter into its model; the adapter itself stands in the checkpoints."""
+def _fitted(trainer: PairTrainer, found: dict[str, Any]) -> Fitted:
+    """With an adapter merged into its model (the adapter itself stands in the checkpoints), or the shards gathered."""
     unwrapped = trainer.accelerator.unwrap_model(trainer.model)
     if hasattr(unwrapped, "merge_and_unload"):
         unwrapped.merge_and_unload()
+    return Fitted(found, trainer.accelerator.get_state_dict(trainer.model) if trainer.is_fsdp_enabled else None)
 
 
 def _arguments(settings: TrainSettings, out: Path, model: Model) -> TrainingArguments:

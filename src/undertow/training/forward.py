@@ -7,9 +7,9 @@ automatic mixed precision, adapters) wraps this: they all act on the call of the
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,8 @@ from undertow.models.families import Head, find_backbone
 from undertow.models.model import Model
 from undertow.scoring.unembedding import head_residuals
 
+T = TypeVar("T")
+
 
 def train_on_pairs(model: Model) -> None:
     """Give the model its training forward pass, in place, and make it deterministic: no dropout anywhere.
@@ -31,7 +33,26 @@ def train_on_pairs(model: Model) -> None:
     off everywhere.
     """
     turn_off_dropout(model.hf)
-    model.hf.forward = functools.partial(pair_logps, model)
+    model.hf.forward = functools.partial(_forward, model)
+
+
+def _forward(model: Model, *, inside: Callable[[Model], T] | None = None, **inputs: Any) -> T | dict[str, Tensor]:
+    # The head is read at the call: sharded weights are whole in here, and only in here.
+    whole = replace(model, head=replace(model.head, weight=model.hf.get_output_embeddings().weight))
+    return inside(whole) if inside is not None else pair_logps(whole, **inputs)
+
+
+@torch.no_grad()
+def with_whole_weights(model: Model, function: Callable[[Model], T]) -> T:
+    """What a function finds in a model that is being trained, its weights whole even where they are sharded.
+
+    Of several processes all must call it, since they gather the weights together.
+    """
+    forward = model.hf.forward
+    if isinstance(forward, functools.partial) and forward.func is _forward:
+        found: T = model.hf(inside=function)
+        return found
+    return function(model)
 
 
 def turn_off_dropout(module: nn.Module) -> None:
@@ -56,14 +77,14 @@ def pair_logps(
     """``{"chosen": a, "rejected": b}``, each ``[pairs]``: log-probabilities summed over tokens, in nats.
 
     Args:
-        model: whose forward this is; the head is read at the call, since training wrappers may replace its tensors.
+        model: the model, its weights whole.
         input_ids: ``[1, T]``, a packed row.
         position_ids: ``[1, T]``.
         trees: where the pairs stand in the row.
         grad_norms: also the norms of both log-probabilities' gradients with respect to the unembedding matrix,
             ``chosen_grad_norms`` and ``rejected_grad_norms``, which are constants of the step.
     """
-    head = replace(model.head, weight=model.hf.get_output_embeddings().weight)
+    head = model.head
     if model.attention == "tree":
         hidden = find_backbone(model.hf)(
             input_ids=input_ids, position_ids=position_ids, trees=trees, use_cache=False

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from torch import Tensor
 
 from undertow.data.tokens import PairEncoder
 from undertow.models.loading import (
@@ -33,7 +34,7 @@ from undertow.training.folder import MODEL, SFT, TrainFolder, trained_model
 from undertow.training.reference import Logps, reference_key, reference_logps
 from undertow.training.selecting import Rule, kept_pairs
 from undertow.training.settings import TrainSettings
-from undertow.training.sharding import refuse_sharded_weights
+from undertow.training.sharding import check_sharding
 from undertow.training.supervised import supervise
 from undertow.version import __version__
 
@@ -60,8 +61,8 @@ def train_to_folder(
         InputError: the data, the model, the options or the output folder cannot be used.
         DivergedError: the loss is no number any more.
     """
-    refuse_sharded_weights("undertow train")
     settings, watch = settings or TrainSettings(), watch or Silent()
+    check_sharding(adapter=bool(settings.lora_r))
     processes = PartialState(cpu=settings.device == "cpu")  # one, or those of `accelerate launch`; each has its device
     if not processes.is_main_process:
         watch = Silent()
@@ -132,11 +133,11 @@ class _Run:
             logps = self._reference_logps(reference or model)
         with quiet_transformers():
             dataset = PairDataset(spool, logps, kept)
-            found |= fit_preferences(
+            fitted = fit_preferences(
                 spool, dataset, model, self.settings, self.out, self.watch, writes=self.processes.is_main_process
             )
-        self._save(model, self.out)
-        return found
+        self._save(model, fitted.weights, self.out)
+        return found | fitted.found
 
     def _kept(self, model: Model) -> Sequence[int]:
         """The numbers of the pairs to train on."""
@@ -151,8 +152,9 @@ class _Run:
         found: dict[str, Any] = {"epochs": self.settings.sft_epochs}
         if done is None:
             with quiet_transformers():
-                found |= supervise(self.ready.spool, kept, model, self.settings, folder, self.watch)
-            self._save(model, folder)
+                fitted = supervise(self.ready.spool, kept, model, self.settings, folder, self.watch)
+            self._save(model, fitted.weights, folder)
+            found |= fitted.found
             done = trained_model(folder)
         self.processes.wait_for_everyone()
         # Read back in any case, so that a run that was stopped here goes on with the very same model.
@@ -164,13 +166,14 @@ class _Run:
         )
         return reference_logps(self.ready.spool, reference, self.references, key, batch_tokens=4096, watch=self.watch)
 
-    def _save(self, model: Model, folder: Path) -> None:
-        """The model with its tokenizer, whole or not at all, by the main process."""
+    def _save(self, model: Model, weights: dict[str, Tensor] | None, folder: Path) -> None:
+        """The model with its tokenizer, whole or not at all, by the main process; ``weights`` where the model's own are
+        sharded."""
         if self.processes.is_main_process:
             staging = folder / f".{MODEL}.tmp"
             shutil.rmtree(staging, ignore_errors=True)
             with quiet_transformers():
-                model.hf.save_pretrained(staging)
+                model.hf.save_pretrained(staging, state_dict=weights)
             self.encoder.tokenizer.save_pretrained(staging)
             shutil.rmtree(folder / MODEL, ignore_errors=True)
             staging.replace(folder / MODEL)

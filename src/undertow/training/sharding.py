@@ -1,4 +1,4 @@
-"""Weights that are sharded among processes: each would see a part only, or wait for the others for ever."""
+"""Weights that are sharded among processes: what can be trained so, and what reads weights whole and cannot."""
 
 from __future__ import annotations
 
@@ -10,22 +10,44 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from undertow.errors import OptionError
 
 
+def check_sharding(*, adapter: bool) -> None:
+    """Let ``undertow train`` have FSDP's second version; refuse the first, ZeRO-3, and an adapter under either.
+
+    Raises:
+        OptionError: `accelerate launch` was told so.
+    """
+    if _zero_3():
+        raise OptionError("undertow train: DeepSpeed ZeRO-3 is not known here; take ZeRO-1 or 2, or FSDP (version 2).")
+    if not _fsdp():
+        return
+    if os.environ.get("FSDP_VERSION", "1") != "2":
+        raise OptionError("undertow train: of FSDP only version 2 is known here: accelerate launch --fsdp_version 2.")
+    if adapter:
+        raise OptionError("--lora-r: an adapter is merged into whole weights, which FSDP shards; train without FSDP.")
+
+
 def refuse_sharded_weights(who: str, *, fsdp: bool = False) -> None:
-    """Refuse FSDP and DeepSpeed's ZeRO-3: what is tracked and saved reads the weights whole.
+    """Refuse all sharding, for what reads the weights whole.
 
     Args:
         who: for whom, as the beginning of the message.
         fsdp: whether a trainer's own arguments ask for FSDP, besides what `accelerate launch` was told.
 
     Raises:
-        OptionError: they are asked for.
+        OptionError: it is asked for.
     """
-    zero_3 = (
-        parse_flag_from_env("ACCELERATE_USE_DEEPSPEED") and os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3"
-    )
-    if fsdp or zero_3 or parse_flag_from_env("ACCELERATE_USE_FSDP") or is_deepspeed_zero3_enabled():
+    if fsdp or _fsdp() or _zero_3():
         raise OptionError(
             f"{who}: the weights are sharded (FSDP or DeepSpeed ZeRO-3), and it reads them whole; train without "
             "sharding (plain data parallelism, ZeRO-1 or ZeRO-2), or elsewhere, and look at the checkpoints with "
             "`undertow compare`."
         )
+
+
+def _fsdp() -> bool:
+    return bool(parse_flag_from_env("ACCELERATE_USE_FSDP"))
+
+
+def _zero_3() -> bool:
+    third_stage = os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3"
+    return (third_stage and bool(parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"))) or bool(is_deepspeed_zero3_enabled())

@@ -12,7 +12,7 @@ from undertow.models.model import Model
 from undertow.scoring.spool import TokenSpool
 from undertow.scoring.watch import Watcher
 from undertow.training.dataset import Item, PairDataset
-from undertow.training.fitting import fit_supervised
+from undertow.training.fitting import Fitted, fit_supervised
 from undertow.training.settings import TrainSettings
 
 
@@ -34,7 +34,7 @@ def supervised_settings(settings: TrainSettings) -> TrainSettings:
 
 def supervise(
     spool: TokenSpool, kept: Sequence[int], model: Model, settings: TrainSettings, out: Path, watch: Watcher
-) -> dict[str, object]:
+) -> Fitted:
     """Run the phase in a folder of its own; the model then holds its weights."""
     watch.note(f"supervised fine-tuning on the chosen responses first: {settings.sft_epochs:g} epochs.")
     return fit_supervised(spool, ChosenDataset(spool, kept), model, supervised_settings(settings), out, watch)

@@ -25,6 +25,7 @@ from undertow.maths import displacement
 from undertow.models.forward import PairStates, pair_states
 from undertow.models.model import Model
 from undertow.scoring.unembedding import Row, response_logps
+from undertow.training.forward import with_whole_weights
 from undertow.training.gradients import GradientProbe, gradient_summary
 
 TOP = 3
@@ -199,7 +200,8 @@ class DisplacementCallback(TrainerCallback):  # type: ignore[misc]  # transforme
 
     def _look(self, state: TrainerState, control: TrainerControl) -> None:
         with evaluating(self.model.hf):
-            found = look(self.model, self.tracker.probe, gradients=self._gradients(state.global_step))
+            gradients, probe = self._gradients(state.global_step), self.tracker.probe
+            found = with_whole_weights(self.model, lambda model: look(model, probe, gradients=gradients))
             self.latest = self.tracker.add(state.global_step, found)
         if state.is_world_process_zero:
             due = control.should_log
