@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
+
+from undertow.reporting.server import ReportServer
+from undertow.reporting.site import Site
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
@@ -108,3 +113,19 @@ def opened(page: Page, place: Path | str) -> Page:
 def page(context: BrowserContext) -> Page:
     """A tab of the watched profile."""
     return context.new_page()
+
+
+@contextmanager
+def serving(*folders: Path) -> Iterator[str]:
+    """`undertow view` of these folders, in a thread; its address."""
+    site = Site(folders)
+    server = ReportServer(site)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield server.url
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+        site.close()

@@ -21,6 +21,16 @@ def edit_distance(a: Sequence[int], b: Sequence[int]) -> float:
     return previous[-1] / max(len(a), len(b))
 
 
+def plain_logps(hf, pair) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of a pair's two responses, by transformers' own forward pass, all logits of one sequence at a time."""
+    found = []
+    for response in (pair.chosen, pair.rejected):
+        logits = hf(input_ids=torch.tensor([[*pair.prompt, *response]]), use_cache=False).logits[0]
+        rows = logits[len(pair.prompt) - 1 : -1].log_softmax(-1)
+        found.append(rows[range(len(response)), list(response)].sum())
+    return found[0], found[1]
+
+
 @torch.no_grad()
 def hidden_states(model, prompt: Sequence[int], response: Sequence[int]) -> torch.Tensor:
     """All last-layer states of ``prompt ++ response`` in the model's type, ``[q + n, d]``."""

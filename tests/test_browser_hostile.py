@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -14,14 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from browser import Watch, opened
+from browser import Watch, opened, serving
 from command import run, write_jsonl
 from runs import compared, trained
 from tiny import tiny_folder
 from undertow.cli.main import main
 from undertow.reporting.kinds import report_html
-from undertow.reporting.server import ReportServer
-from undertow.reporting.site import Site
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -175,14 +172,8 @@ def test_each_text_is_shown_as_text(browser: Browser, pages: dict[str, Path]) ->
 
 @pytest.fixture
 def served(hostile: Made) -> Iterator[str]:
-    server = ReportServer(Site([hostile.folder / "scores"]))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server.url
-    server.shutdown()
-    thread.join()
-    server.server_close()
-    server.site.close()
+    with serving(hostile.folder / "scores") as url:
+        yield url
 
 
 def test_each_text_is_shown_as_text_in_the_table_of_all_pairs(page: Page, served: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,12 +10,10 @@ from typing import TYPE_CHECKING
 import pyarrow.parquet as pq
 import pytest
 
-from browser import PHONE, Watch, opened
+from browser import PHONE, Watch, opened, serving
 from command import some_rows
 from runs import compared, made, trained
 from undertow.reporting.kinds import report_html
-from undertow.reporting.server import ReportServer
-from undertow.reporting.site import Site
 from undertow.scoring.settings import LossSettings
 from undertow.training.sweep import sweep
 
@@ -52,14 +49,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture
 def served(runs: dict[str, Path]) -> Iterator[str]:
     """The comparison, served; its address."""
-    server = ReportServer(Site([runs["compare"]]))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server.url
-    server.shutdown()
-    thread.join()
-    server.server_close()
-    server.site.close()
+    with serving(runs["compare"]) as url:
+        yield url
 
 
 @pytest.mark.parametrize("kind", ["train", "sweep", "compare"])
@@ -84,19 +75,12 @@ def test_a_runs_page_opens(browser: Browser, runs: dict[str, Path], tmp_path: Pa
 
 
 def test_several_training_runs_on_one_page(page: Page, runs: dict[str, Path]) -> None:
-    server = ReportServer(Site([runs["train"], runs["other"]]))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        opened(page, server.url)
+    with serving(runs["train"], runs["other"]) as url:
+        opened(page, url)
         assert page.locator("[data-chart] svg").count() >= 1
         assert "simpo" in page.locator("main").inner_text()
-        opened(page, f"{server.url}run/2/")
+        opened(page, f"{url}run/2/")
         assert "simpo" in page.locator("main").inner_text()
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def rows_shown(page: Page) -> list[int]:
@@ -139,16 +123,11 @@ def test_the_table_of_all_pairs(page: Page, runs: dict[str, Path], served: str) 
 
 
 def test_a_server_that_is_gone_is_said(browser: Browser, runs: dict[str, Path]) -> None:
-    server = ReportServer(Site([runs["compare"]]))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
     context = browser.new_context()
-    page = opened(context.new_page(), f"{server.url}pairs")
-    page.locator("#pairs-table tr.opens").first.wait_for()
-    assert not page.locator("#pairs-problem").is_visible()
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(runs["compare"]) as url:
+        page = opened(context.new_page(), f"{url}pairs")
+        page.locator("#pairs-table tr.opens").first.wait_for()
+        assert not page.locator("#pairs-problem").is_visible()
     page.route("**/pairs.json*", lambda route: route.abort())  # a connection may be open still
     page.locator("#pairs-table thead button").first.click()
     page.locator("#pairs-problem").wait_for()

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM
 from transformers.trainer_utils import validate_quantization_for_training
 
 import undertow as ut
+from naive import plain_logps
 from undertow.data.tokens import PairEncoder, TokenPair
 from undertow.scoring.settings import DataSettings
 from undertow.training.dataset import collate
@@ -40,16 +41,6 @@ def threads() -> None:
 
 def data(shared_data: Path) -> Path:
     return shared_data / "alpaca_eval_pairs.jsonl"
-
-
-def plain_logps(hf: Any, pair: TokenPair) -> tuple[Tensor, Tensor]:
-    """By transformers' own forward pass, all logits of one sequence at a time."""
-    found = []
-    for response in (pair.chosen, pair.rejected):
-        logits = hf(input_ids=torch.tensor([[*pair.prompt, *response]]), use_cache=False).logits[0]
-        rows = logits[len(pair.prompt) - 1 : -1].log_softmax(-1)
-        found.append(rows[range(len(response)), list(response)].sum())
-    return found[0], found[1]
 
 
 def gradient(hf: Any) -> dict[str, Tensor]:

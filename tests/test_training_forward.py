@@ -6,20 +6,12 @@ import pytest
 import torch
 
 import undertow as ut
+from naive import plain_logps
 from tiny import FAMILIES, random_pairs, tiny_hf, tiny_model
 from undertow.training.dataset import collate
 from undertow.training.forward import train_on_pairs, turn_off_dropout
 
 PAIRS = random_pairs(5)
-
-
-def plain_logps(hf, pair) -> tuple[torch.Tensor, torch.Tensor]:
-    found = []
-    for response in (pair.chosen, pair.rejected):
-        logits = hf(input_ids=torch.tensor([[*pair.prompt, *response]]), use_cache=False).logits[0]
-        rows = logits[len(pair.prompt) - 1 : -1].log_softmax(-1)
-        found.append(rows[range(len(response)), list(response)].sum())
-    return found[0], found[1]
 
 
 def all_plain_logps(hf) -> dict:
