@@ -79,17 +79,19 @@ def train_to_folder(
     arguments = {"data": str(data), "model": model_name, **settings.record()}
     with prepare(pairs.entries(), encoder, Shard(), settings.data.on_bad_row, watch) as ready:
         watch.phase("loading the model")
-        model = _load(source.name, encoder, settings)
-        reference = _load(settings.ref, encoder, settings) if settings.ref else None
-        identity = _identity(ready, encoder, model, reference, settings)
+        run = _Run(
+            *(ready, encoder, settings, folder.folder, Path(references or out), processes, watch),
+            model=_load(source.name, encoder, settings),
+            reference=_load(settings.ref, encoder, settings) if settings.ref else None,
+        )
+        identity = _identity(ready, encoder, run.model, run.reference, settings)
         with folder.held(identity, arguments, overwrite=overwrite, processes=processes):
             if folder.finished:
                 watch.note(f"{out} is finished already: nothing was trained again.")
                 return folder.summary()
             if processes.is_main_process:
                 write_skipped(folder.folder, ready.bad)
-            run = _Run(ready, encoder, settings, folder.folder, Path(references or out), processes, watch)
-            found = run.train(model, reference)
+            found = run.train()
             counts = {"pairs": ready.spool.pairs, "trained": found.pop("trained"), "skipped": ready.bad.count}
             summary: dict[str, Any] = {
                 "undertow": __version__,
@@ -109,9 +111,9 @@ def is_main_process() -> bool:
     return bool(PartialState().is_main_process)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Run:
-    """What the phases of a run share."""
+    """What the phases of a run share. It alone holds the models, so that one that is done with leaves the memory."""
 
     ready: Prepared
     encoder: PairEncoder
@@ -120,45 +122,49 @@ class _Run:
     references: Path
     processes: PartialState
     watch: Watcher
+    model: Model
+    reference: Model | None
 
-    def train(self, model: Model, reference: Model | None) -> dict[str, Any]:
+    def train(self) -> dict[str, Any]:
         """All phases, and the trained model on disk; what they came to."""
         spool = self.ready.spool
         with self.processes.main_process_first():  # the others find what the first has written
-            kept = self._kept(model)
+            kept = self._kept()
         found: dict[str, Any] = {"trained": len(kept)}
         if self.settings.sft_epochs:
-            model, found["sft"] = self._supervised(model, kept)
+            found["sft"] = self._supervised(kept)
         with self.processes.main_process_first():
-            logps = self._reference_logps(reference or model)
+            logps = self._reference_logps(self.reference or self.model)
+        self.reference = None
         with quiet_transformers():
             dataset = PairDataset(spool, logps, kept)
             fitted = fit_preferences(
-                spool, dataset, model, self.settings, self.out, self.watch, writes=self.processes.is_main_process
+                spool, dataset, self.model, self.settings, self.out, self.watch, writes=self.processes.is_main_process
             )
-        self._save(model, fitted.weights, self.out)
+        self._save(fitted.weights, self.out)
         return found | fitted.found
 
-    def _kept(self, model: Model) -> Sequence[int]:
+    def _kept(self) -> Sequence[int]:
         """The numbers of the pairs to train on."""
         rules = [Rule.parse(text) for text in self.settings.filter]
         spool, loss = self.ready.spool, self.settings.loss.make()
-        return kept_pairs(spool, model, loss, rules, self.out, self.watch) if rules else range(spool.pairs)
+        return kept_pairs(spool, self.model, loss, rules, self.out, self.watch) if rules else range(spool.pairs)
 
-    def _supervised(self, model: Model, kept: Sequence[int]) -> tuple[Model, dict[str, Any]]:
-        """The model after the first phase: trained now, or as an earlier run left it."""
+    def _supervised(self, kept: Sequence[int]) -> dict[str, Any]:
+        """The first phase, after which the model is what it came to: trained now, or as an earlier run left it."""
         folder = self.out / SFT
         done = trained_model(folder)
         found: dict[str, Any] = {"epochs": self.settings.sft_epochs}
         if done is None:
             with quiet_transformers():
-                fitted = supervise(self.ready.spool, kept, model, self.settings, folder, self.watch)
-            self._save(model, fitted.weights, folder)
+                fitted = supervise(self.ready.spool, kept, self.model, self.settings, folder, self.watch)
+            self._save(fitted.weights, folder)
             found |= fitted.found
             done = trained_model(folder)
         self.processes.wait_for_everyone()
         # Read back in any case, so that a run that was stopped here goes on with the very same model.
-        return _load(str(done), self.encoder, self.settings), found
+        self.model = _load(str(done), self.encoder, self.settings)
+        return found
 
     def _reference_logps(self, reference: Model) -> Logps:
         key = reference_key(
@@ -166,14 +172,14 @@ class _Run:
         )
         return reference_logps(self.ready.spool, reference, self.references, key, batch_tokens=4096, watch=self.watch)
 
-    def _save(self, model: Model, weights: dict[str, Tensor] | None, folder: Path) -> None:
+    def _save(self, weights: dict[str, Tensor] | None, folder: Path) -> None:
         """The model with its tokenizer, whole or not at all, by the main process; ``weights`` where the model's own are
         sharded."""
         if self.processes.is_main_process:
             staging = folder / f".{MODEL}.tmp"
             shutil.rmtree(staging, ignore_errors=True)
             with quiet_transformers():
-                model.hf.save_pretrained(staging, state_dict=weights)
+                self.model.hf.save_pretrained(staging, state_dict=weights)
             self.encoder.tokenizer.save_pretrained(staging)
             shutil.rmtree(folder / MODEL, ignore_errors=True)
             staging.replace(folder / MODEL)
