@@ -27,18 +27,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from undertow.auditing.settings import AuditSettings
+from undertow.auditing.summary import summarise
 from undertow.data.pairs import Pair
 from undertow.data.reading import read_pairs
 from undertow.demo.run import demo_pairs
 from undertow.maths.losses import DPO
 from undertow.reporting import write_report
-from undertow.reporting.table import PairTable, Query
+from undertow.reporting.viewing.table import PairTable, Query
+from undertow.runs.texts import TEXTS, TextLog
+from undertow.scoring.folder import ScoreStore
 from undertow.scoring.levels import PULL_COLUMNS, schema
-from undertow.scoring.settings import AuditSettings
 from undertow.scoring.shards import part_path
-from undertow.scoring.store import ScoreStore
-from undertow.scoring.summary import summarise
-from undertow.scoring.texts import TEXTS, TextLog
 from undertow.version import __version__
 
 ROOT = Path(__file__).parents[1]

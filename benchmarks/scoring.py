@@ -27,14 +27,14 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import naive  # noqa: E402
 from undertow.data.reading import read_pairs  # noqa: E402
-from undertow.data.tokens import PairEncoder, TokenPair, TokenSettings  # noqa: E402
+from undertow.data.tokens.encoder import PairEncoder, TokenPair, TokenSettings  # noqa: E402
 from undertow.maths.similarity import edit_distance  # noqa: E402
 from undertow.models.device import choose_device, choose_dtype, keep_large_blocks  # noqa: E402
 from undertow.models.loading import load_model  # noqa: E402
 from undertow.models.model import Model  # noqa: E402
-from undertow.scoring.score import Scorer, score_rows  # noqa: E402
+from undertow.runs.progress import Silent  # noqa: E402
+from undertow.scoring.scorer import Scorer, score_rows  # noqa: E402
 from undertow.scoring.unembedding import PRODUCTS  # noqa: E402
-from undertow.scoring.watch import Silent  # noqa: E402
 
 SCORES = ("ches", "ln_ches", "last_hidden_ip")
 EXACT = (*PRODUCTS, "dlogp_chosen", "dlogp_rejected", "free_dlogp_chosen", "free_dlogp_rejected")

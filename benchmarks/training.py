@@ -96,7 +96,7 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
     from transformers.trainer_utils import set_seed
 
     from undertow.data.reading import read_pairs
-    from undertow.data.tokens import PairEncoder, TokenPair, TokenSettings
+    from undertow.data.tokens.encoder import PairEncoder, TokenPair, TokenSettings
     from undertow.models.loading import load_model
 
     if options.threads:
@@ -175,15 +175,15 @@ def with_undertow(model: Any, pairs: list[Any], options: argparse.Namespace, fol
 
     from undertow.losses import DPO
     from undertow.models.device import keep_large_blocks
-    from undertow.scoring.spool import TokenSpool
-    from undertow.scoring.watch import Silent
+    from undertow.runs.progress import Silent
+    from undertow.runs.token_file import TokenFile
     from undertow.training.dataset import PairDataset, collate
     from undertow.training.forward import train_on_pairs
     from undertow.training.reference import reference_logps
     from undertow.training.trainer import PreferenceTrainer
 
     keep_large_blocks()  # as the command does
-    spool = TokenSpool(folder / "tokens.arrow")
+    spool = TokenFile(folder / "tokens.arrow")
     for pair in pairs:
         spool.add(pair)
     spool.close()
@@ -220,8 +220,8 @@ def time_steps(trainer: Any) -> tuple[list[float], list[float]]:
 
 def time_looks(trainer: Any, model: Any, pairs: list[Any], options: argparse.Namespace) -> list[float]:
     """Seconds of each look at the probe set, added while it trains."""
-    from undertow.training import tracking
     from undertow.training.settings import TrainSettings
+    from undertow.training.tracking import tracker as tracking
 
     count = TrainSettings(batch_size=options.batch_size, track_every=options.track_every).probe_pairs
     if count > len(pairs):

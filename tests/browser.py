@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from undertow.reporting.server import ReportServer
-from undertow.reporting.site import Site
+from undertow.reporting.viewing.server import ReportServer
+from undertow.reporting.viewing.site import Site
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page

@@ -30,10 +30,10 @@ def command(*arguments: object) -> list[str]:
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     [
-        "undertow.scoring.audit",
-        "undertow.scoring.filter",
+        "undertow.auditing.audit",
+        "undertow.filtering.filter",
         "undertow.comparing.compare",
-        "undertow.cli.render",
+        "undertow.cli.printing.render",
     ]
 )
 

@@ -12,8 +12,8 @@ import undertow as ut
 from tiny import random_pairs, tiny_model
 from undertow.training.dataset import collate
 from undertow.training.forward import train_on_pairs, with_whole_weights
-from undertow.training.gradients import GradientProbe
-from undertow.training.tracking import look
+from undertow.training.tracking.gradients import GradientProbe
+from undertow.training.tracking.tracker import look
 
 PAIRS = random_pairs(4)
 LOSS = ut.losses.DPO(beta=0.7)

@@ -24,7 +24,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from undertow.data.tokens import TokenPair
+from undertow.data.tokens.encoder import TokenPair
 from undertow.models.checks import check_head, tree_attention_problem
 from undertow.models.families import find_backbone, find_head
 from undertow.models.model import Model

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from undertow.data.pairs import BadRow, Message, Pair
-from undertow.data.tokens import PairEncoder, TokenPair, TokenSettings
+from undertow.data.tokens.encoder import PairEncoder, TokenPair, TokenSettings
 
 QUESTION = (Message("user", "Is the sky blue?"),)
 PLAIN = TokenSettings(template="plain")

@@ -15,10 +15,11 @@ from undertow.version import __version__
 
 if TYPE_CHECKING:
     from undertow import entanglement, flow, losses, similarity, tilt
+    from undertow.auditing.audit import audit
     from undertow.comparing.compare import compare
     from undertow.data.pairs import BadRow, Message, Pair
     from undertow.data.reading import read_pairs
-    from undertow.data.tokens import TokenSettings
+    from undertow.data.tokens.encoder import TokenSettings
     from undertow.errors import (
         BadRowsError,
         DataError,
@@ -28,13 +29,12 @@ if TYPE_CHECKING:
         OutputError,
         UndertowError,
     )
+    from undertow.filtering.filter import filter_pairs
+    from undertow.filtering.what_if import what_if
     from undertow.losses import Logps
     from undertow.models.loading import load_model
     from undertow.models.model import Model
-    from undertow.scoring.audit import audit
-    from undertow.scoring.filter import filter_pairs
     from undertow.scoring.shards import read_scores
-    from undertow.scoring.whatif import what_if
 
 # Where each public name lives. They are imported at first use: torch and transformers take seconds, which `--help`
 # and a caught typing error should not cost.
@@ -50,15 +50,15 @@ _HOMES = {
     "OptionError": "undertow.errors",
     "OutputError": "undertow.errors",
     "Pair": "undertow.data.pairs",
-    "TokenSettings": "undertow.data.tokens",
+    "TokenSettings": "undertow.data.tokens.encoder",
     "UndertowError": "undertow.errors",
-    "audit": "undertow.scoring.audit",
+    "audit": "undertow.auditing.audit",
     "compare": "undertow.comparing.compare",
-    "filter_pairs": "undertow.scoring.filter",
+    "filter_pairs": "undertow.filtering.filter",
     "load_model": "undertow.models.loading",
     "read_pairs": "undertow.data.reading",
     "read_scores": "undertow.scoring.shards",
-    "what_if": "undertow.scoring.whatif",
+    "what_if": "undertow.filtering.what_if",
 }
 _MODULES = ("entanglement", "flow", "losses", "similarity", "tilt")
 

@@ -6,29 +6,15 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-import undertow
-from undertow.cli.terminal import plain
+from undertow.cli.app import app
+from undertow.cli.printing.terminal import plain
 from undertow.errors import UndertowError
 
-HELP = """Find, watch and mend likelihood displacement in preference training.
-
-Preference losses only fix the margin between the chosen and the rejected response, so the probability of the chosen
-one often falls too. Undertow tells, before training, which pairs will drag good answers down.
-"""
-
 INTERRUPTED = "interrupted. Run the same command again to go on where it stopped."
-
-app = typer.Typer(
-    help=HELP,
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-)
 
 # ClickException: typer carries its own copy of click in some versions and uses the installed one in others.
 _CLICK_ERRORS: tuple[Any, ...] = typer.BadParameter.__mro__[2:3]
@@ -36,24 +22,9 @@ _INTERRUPTED = 130
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM}
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"undertow {undertow.__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _common(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    pass
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 2 wrong input or command line, 130 interrupted, 1 anything else."""
-    from undertow.cli import audit, compare, demo, filter, train, view  # noqa: F401  (each registers on ``app``)
+    from undertow.cli.commands import audit, compare, demo, filter, train, view  # noqa: F401  (each registers on ``app``)
 
     sys.exit(_run(list(sys.argv[1:] if arguments is None else arguments)))
 

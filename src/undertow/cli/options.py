@@ -10,7 +10,7 @@ import typer
 from undertow.errors import OptionError
 
 if TYPE_CHECKING:
-    from undertow.scoring.settings import DataSettings
+    from undertow.runs.settings import DataSettings
 
 DATA, MODEL, LOSS, SHARED, SPEED = "Data", "Model", "Loss", "Shared", "Speed and size"
 
@@ -127,7 +127,7 @@ def data_settings(
 ) -> DataSettings:
     """The options of the data argument as settings."""
     from undertow.data.reading import parse_columns
-    from undertow.scoring.settings import DataSettings
+    from undertow.runs.settings import DataSettings
 
     return DataSettings(
         format=format,

@@ -13,7 +13,7 @@ from undertow.models.device import multiplies_bfloat16
 from undertow.models.loading import check_max_length, load_config, load_model
 from undertow.models.model import Model
 from undertow.models.sources import ModelSource, find_model
-from undertow.scoring.watch import Watcher
+from undertow.runs.progress import Watcher
 
 __all__ = ["Checkpoints", "check_vocabulary", "find_sources", "load_checkpoints"]
 

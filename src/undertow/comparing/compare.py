@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from undertow.auditing.audit import LIBRARIES
 from undertow.comparing.checkpoints import (
     Checkpoints,
     check_vocabulary,
@@ -22,24 +23,23 @@ from undertow.comparing.checkpoints import (
 from undertow.comparing.continuations import continue_pairs, worst
 from undertow.comparing.folder import CompareFolder
 from undertow.comparing.gains import Tally
-from undertow.comparing.listed import list_responses
+from undertow.comparing.pairs import COMPARE_VERSION, SCHEMA, compare_rows
 from undertow.comparing.prediction import Predictions, check_same_data, predictions_of, read_predictions
-from undertow.comparing.rows import COMPARE_VERSION, SCHEMA, compare_rows
+from undertow.comparing.responses import list_responses
 from undertow.comparing.settings import NEW_TOKENS, CompareSettings
 from undertow.comparing.summary import summarise
 from undertow.data.pairs import Pair
 from undertow.data.reading import Pairs
-from undertow.data.tokens import PairEncoder, TokenSettings
+from undertow.data.tokens.encoder import PairEncoder, TokenSettings
 from undertow.models.checks import check_same_tokens
 from undertow.models.loading import check_companion, load_tokenizer
 from undertow.models.model import Model
-from undertow.scoring.audit import LIBRARIES
-from undertow.scoring.prepare import prepare
-from undertow.scoring.settings import Shard
-from undertow.scoring.skipped import write_skipped
-from undertow.scoring.spool import TokenSpool
-from undertow.scoring.texts import keep_texts
-from undertow.scoring.watch import Silent, Watcher
+from undertow.runs.preparation import prepare
+from undertow.runs.progress import Silent, Watcher
+from undertow.runs.settings import Shard
+from undertow.runs.skipped import write_skipped
+from undertow.runs.texts import keep_texts
+from undertow.runs.token_file import TokenFile
 from undertow.version import __version__
 
 __all__ = ["PART_PAIRS", "Comparison", "compare", "compare_to_folder"]
@@ -192,7 +192,7 @@ def compare_to_folder(
 
 
 def part_tables(
-    spool: TokenSpool,
+    spool: TokenFile,
     models: Checkpoints,
     tally: Tally,
     settings: CompareSettings,
@@ -209,7 +209,7 @@ def part_tables(
 
 def _compare(
     folder: CompareFolder,
-    spool: TokenSpool,
+    spool: TokenFile,
     models: Checkpoints,
     settings: CompareSettings,
     part_pairs: int,
@@ -229,7 +229,7 @@ def _compare(
 
 def _continuations(
     table: pa.Table,
-    spool: TokenSpool,
+    spool: TokenFile,
     models: Checkpoints,
     encoder: PairEncoder,
     settings: CompareSettings,
@@ -245,7 +245,7 @@ def _continuations(
     return continue_pairs(pairs, changes, models, [end] if isinstance(end, int) else [])
 
 
-def _check_predictions(predictions: Predictions | None, spool: TokenSpool) -> None:
+def _check_predictions(predictions: Predictions | None, spool: TokenFile) -> None:
     if predictions is not None:
         known = [(pair.row, pair.pair_id) for pair in spool.read(0, spool.pairs)]
         check_same_data(predictions, [row for row, _ in known], [pair_id for _, pair_id in known])

@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 
 from undertow.comparing.checkpoints import Checkpoints
 from undertow.comparing.settings import NEW_TOKENS
-from undertow.data.tokens import TokenPair
+from undertow.data.tokens.encoder import TokenPair
 from undertow.models.attention import TREE_ATTENTION
 from undertow.models.families import longest_input
 from undertow.models.model import Model

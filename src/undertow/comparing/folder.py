@@ -22,12 +22,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from undertow.comparing.gains import Tally
-from undertow.comparing.rows import SCHEMA
+from undertow.comparing.pairs import SCHEMA
 from undertow.errors import DataError
 from undertow.files import output_errors, write_atomically
-from undertow.scoring.runs import JSON, RunFolder
-from undertow.scoring.shards import read_part, rows_in
-from undertow.scoring.texts import TEXTS
+from undertow.runs.folder import JSON, RunFolder
+from undertow.runs.parts import read_part, rows_in
+from undertow.runs.texts import TEXTS
 
 __all__ = ["COMMAND", "PAIRS", "SUMMARY", "CompareFolder", "read_comparison"]
 

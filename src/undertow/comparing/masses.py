@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from undertow.comparing.listed import Listed, Numbers
-from undertow.comparing.statistics import bootstrap, means_of
+from undertow.comparing.responses import Listed, Numbers
+from undertow.maths.statistics import bootstrap, means_of
 from undertow.maths.tilt import tilt_conditions
 
 __all__ = ["PromptMasses", "masses", "prompt_masses"]

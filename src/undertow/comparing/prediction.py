@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from undertow.comparing.statistics import Estimate, auc_of, bootstrap, spearman_of
 from undertow.errors import DataError
+from undertow.filtering.what_if import PREDICTORS, End
+from undertow.maths.statistics import Estimate, auc_of, bootstrap, spearman_of
 from undertow.scoring.shards import read_scores
-from undertow.scoring.whatif import PREDICTORS, End
 
 PULL = "pull"
 """Not a column: the whole data set's pull on the chosen response, ``pull_own + pull_others``."""

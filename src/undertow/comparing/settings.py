@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, field
 
-from undertow.data.packing import DEFAULT_BATCH_TOKENS
-from undertow.data.tokens import TokenSettings
+from undertow.data.tokens.encoder import TokenSettings
+from undertow.data.tokens.packing import DEFAULT_BATCH_TOKENS
 from undertow.errors import OptionError
-from undertow.scoring.settings import DataSettings
+from undertow.runs.settings import DataSettings
 
 NEW_TOKENS = 48
 RESAMPLES = 1000

@@ -9,14 +9,14 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from undertow.comparing.listed import Listed
 from undertow.comparing.masses import masses
+from undertow.comparing.pairs import DIVERGENCES, FLAGS, NUMBERS, SCHEMA
 from undertow.comparing.prediction import Predictions, against_fact
-from undertow.comparing.rows import DIVERGENCES, FLAGS, NUMBERS, SCHEMA
+from undertow.comparing.responses import Listed
 from undertow.comparing.settings import CompareSettings
-from undertow.comparing.statistics import bootstrap, means_of
 from undertow.maths.displacement import displacement as definition_1
 from undertow.maths.losses import DPO, Logps
+from undertow.maths.statistics import bootstrap, means_of
 
 MEANS = ("dlogp_chosen", "dlogp_rejected", "dmargin", *FLAGS, *DIVERGENCES)
 ACCURACY_CHANGE = "correct_change"

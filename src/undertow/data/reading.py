@@ -8,14 +8,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from undertow.data.columns import check_columns, values_of
-from undertow.data.fields import MisfitError, RowError
-from undertow.data.formats import FORMATS, convert, read_labelled
+from undertow.data.by_columns import check_columns, values_of
+from undertow.data.layouts.fields import MisfitError, RowError
+from undertow.data.layouts.formats import FORMATS, convert, read_labelled
+from undertow.data.layouts.recognition import recognise, recognise_by_columns
+from undertow.data.layouts.unpaired import Matcher
 from undertow.data.pairs import BadRow, Pair
-from undertow.data.recognition import recognise, recognise_by_columns
 from undertow.data.rows import RawRow
-from undertow.data.sources import Source, from_rows, open_source
-from undertow.data.unpaired import Matcher
+from undertow.data.sources.opening import Source, from_rows, open_source
 from undertow.errors import SHOWN_BAD_ROWS, BadRowsError, DataError, OptionError
 
 __all__ = ["FORMATS", "Pairs", "open_pairs", "parse_columns", "read_pairs"]

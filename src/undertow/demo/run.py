@@ -6,9 +6,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from undertow.scoring.audit import audit_to_folder
-from undertow.scoring.settings import AuditSettings
-from undertow.scoring.watch import Watcher
+from undertow.auditing.audit import audit_to_folder
+from undertow.auditing.settings import AuditSettings
+from undertow.runs.progress import Watcher
 
 
 def demo_pairs() -> Path:

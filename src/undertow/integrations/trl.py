@@ -27,16 +27,16 @@ from transformers import (
 )
 
 from undertow.data.pairs import BadRow, Pair
-from undertow.data.tokens import PairEncoder, Template, TokenPair, TokenSettings
+from undertow.data.tokens.encoder import PairEncoder, Template, TokenPair, TokenSettings
 from undertow.errors import BadRowsError, DataError, ModelError, OptionError, OutputError
 from undertow.maths.losses import DPO, PairLoss
 from undertow.models.checks import check_head
 from undertow.models.families import find_backbone, find_head
 from undertow.models.model import Model
-from undertow.training import tracking
-from undertow.training.gradients import GradientProbe
 from undertow.training.sharding import refuse_sharded_weights
-from undertow.training.tracking import Tracker, evaluating, look, words_to_ids
+from undertow.training.tracking import tracker as tracking
+from undertow.training.tracking.gradients import GradientProbe
+from undertow.training.tracking.tracker import Tracker, evaluating, look, words_to_ids
 
 __all__ = ["DisplacementCallback"]
 

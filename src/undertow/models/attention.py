@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
-from undertow.data.packing import Tree
+from undertow.data.tokens.packing import Tree
 
 TREE_ATTENTION = "undertow_tree"
 BLOCK = 128  # query rows a block: large enough for fast products, small enough to skip most of the causal half

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from undertow.data.packing import pack
-from undertow.data.tokens import TokenPair
+from undertow.data.tokens.encoder import TokenPair
+from undertow.data.tokens.packing import pack
 from undertow.errors import ModelError
 from undertow.models.attention import TREE_ATTENTION
 from undertow.models.forward import pair_states

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from undertow.data.packing import PackedBatch
-from undertow.data.tokens import TokenPair
+from undertow.data.tokens.encoder import TokenPair
+from undertow.data.tokens.packing import PackedBatch
 
 if TYPE_CHECKING:
     from undertow.models.model import Model

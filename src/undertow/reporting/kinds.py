@@ -10,8 +10,8 @@ from types import ModuleType
 from undertow.comparing.folder import COMMAND as COMPARE
 from undertow.comparing.folder import CompareFolder
 from undertow.errors import DataError
-from undertow.reporting.page import Figure
-from undertow.scoring.runs import SETTINGS, read_command
+from undertow.reporting.page.shell import Figure
+from undertow.runs.folder import SETTINGS, read_command
 from undertow.scoring.shards import COMMAND as AUDIT
 from undertow.scoring.shards import read_summary
 from undertow.training.folder import COMMAND as TRAIN
@@ -100,4 +100,4 @@ def report_figures(folder: Path) -> tuple[Figure, ...]:
 
 def _module(kind: str) -> ModuleType:
     """Where a kind's page is made; imported when it is wanted, since one run needs one of them."""
-    return importlib.import_module(f"undertow.reporting.{_MODULES[kind]}")
+    return importlib.import_module(f"undertow.reporting.{_MODULES[kind]}.page")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from undertow.files import write_atomically
 from undertow.reporting.kinds import report_html
-from undertow.scoring.runs import REPORT
+from undertow.runs.folder import REPORT
 
 __all__ = ["write_report"]
 

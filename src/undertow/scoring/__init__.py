@@ -1,1 +1,1 @@
-"""Levels of scores, the audit that computes them, the store that keeps them, the filter that uses them."""
+"""Scores of pairs: their columns and levels, the loops that compute them, the folder that keeps them."""

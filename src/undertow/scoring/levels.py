@@ -9,7 +9,7 @@ from __future__ import annotations
 import pyarrow as pa
 from torch import Tensor
 
-from undertow.data.tokens import TokenPair
+from undertow.data.tokens.encoder import TokenPair
 from undertow.maths import similarity
 from undertow.models.forward import PairStates
 

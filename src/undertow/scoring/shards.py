@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from undertow.errors import DataError, OptionError
-from undertow.scoring import runs
-from undertow.scoring.runs import JSON, SETTINGS, differences, read_command, read_identity
+from undertow.runs import folder as runs
+from undertow.runs.folder import JSON, SETTINGS, differences, read_command, read_identity
+from undertow.runs.parts import read_part, rows_in
 
 COMMAND, SUMMARY, SCORES = "audit", "audit.json", "scores"
 
@@ -134,23 +134,3 @@ def missing_part(folder: Path) -> Path | None:
         return folder / SUMMARY
     parts = ((part_path(folder, index), rows) for index, rows in enumerate(sizes))
     return next((path for path, rows in parts if rows_in(path) != rows), None)
-
-
-def rows_in(part: Path) -> int | None:
-    """The rows of a part, by its footer, or None where it cannot be opened."""
-    try:
-        return int(pq.read_metadata(part).num_rows)
-    except (OSError, pa.ArrowException):
-        return None
-
-
-def read_part(path: Path) -> pa.Table:
-    """A part as a table.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    try:
-        return pq.ParquetFile(path).read()
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from undertow.data.packing import pack
-from undertow.data.tokens import TokenPair
-from undertow.scoring.spool import TokenSpool
+from undertow.data.tokens.encoder import TokenPair
+from undertow.data.tokens.packing import pack
+from undertow.runs.token_file import TokenFile
 
 Item = tuple[TokenPair, float, float]
 
@@ -23,7 +23,7 @@ class PairDataset(Dataset[Item]):
     ``kept`` are the numbers of the pairs to train on, in the spool's order; all where None.
     """
 
-    def __init__(self, spool: TokenSpool, reference: NDArray[np.float64], kept: Sequence[int] | None = None) -> None:
+    def __init__(self, spool: TokenFile, reference: NDArray[np.float64], kept: Sequence[int] | None = None) -> None:
         self._spool, self._reference = spool, reference
         self._kept = range(spool.pairs) if kept is None else kept
 

@@ -21,10 +21,10 @@ from typing import Any
 
 from accelerate import PartialState
 
-from undertow.scoring.runs import JSON, RunFolder
-from undertow.training.guarding import LOG
-from undertow.training.selecting import RECORD
-from undertow.training.tracking import START, TRACKING
+from undertow.filtering.rules import RECORD
+from undertow.runs.folder import JSON, RunFolder
+from undertow.training.guards.callback import LOG
+from undertow.training.tracking.tracker import START, TRACKING
 
 COMMAND, SUMMARY = "train", "train.json"
 MODEL, SFT = "model", "sft"

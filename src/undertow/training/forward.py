@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from undertow.data.packing import Tree
+from undertow.data.tokens.packing import Tree
 from undertow.maths.logps import token_logps
 from undertow.maths.residuals import shared_contexts
 from undertow.maths.unembedding import products_of, sum_products

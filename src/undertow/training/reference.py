@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from undertow.data.packing import pack
+from undertow.data.tokens.packing import pack
 from undertow.files import write_atomically
 from undertow.models.forward import pair_states
 from undertow.models.model import Model
-from undertow.scoring.spool import TokenSpool
+from undertow.runs.progress import Watcher
+from undertow.runs.token_file import TokenFile
 from undertow.scoring.unembedding import response_logps
-from undertow.scoring.watch import Watcher
 
 Logps = NDArray[np.float64]
 
@@ -26,7 +26,7 @@ def reference_key(data: str, tokens: str, weights: str, dtype: torch.dtype) -> s
 
 
 def reference_logps(
-    spool: TokenSpool, model: Model, folder: Path, key: str, *, batch_tokens: int, watch: Watcher
+    spool: TokenFile, model: Model, folder: Path, key: str, *, batch_tokens: int, watch: Watcher
 ) -> Logps:
     """``[pairs, 2]``: ``ln π_ref`` of each chosen and rejected response, in nats; from the folder where it is there."""
     path = folder / f"reference-{key}.npy"
@@ -42,7 +42,7 @@ def reference_logps(
 
 
 @torch.inference_mode()
-def _logps(spool: TokenSpool, model: Model, batch_tokens: int, watch: Watcher):  # type: ignore[no-untyped-def]
+def _logps(spool: TokenFile, model: Model, batch_tokens: int, watch: Watcher):  # type: ignore[no-untyped-def]
     for batch in pack(spool.read(0, spool.pairs), batch_tokens):
         for states in pair_states(model, batch):
             yield response_logps(states, model.head)

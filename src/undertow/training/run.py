@@ -13,7 +13,8 @@ from typing import Any
 from accelerate import PartialState
 from torch import Tensor
 
-from undertow.data.tokens import PairEncoder
+from undertow.data.tokens.encoder import PairEncoder
+from undertow.filtering.rules import Rule, kept_pairs
 from undertow.models.loading import (
     check_companion,
     check_max_length,
@@ -24,15 +25,14 @@ from undertow.models.loading import (
 )
 from undertow.models.model import Model
 from undertow.models.sources import find_model
-from undertow.scoring.prepare import Prepared, prepare
-from undertow.scoring.settings import Shard
-from undertow.scoring.skipped import write_skipped
-from undertow.scoring.watch import Silent, Watcher
+from undertow.runs.preparation import Prepared, prepare
+from undertow.runs.progress import Silent, Watcher
+from undertow.runs.settings import Shard
+from undertow.runs.skipped import write_skipped
 from undertow.training.dataset import PairDataset
-from undertow.training.fitting import fit_preferences
 from undertow.training.folder import MODEL, SFT, TrainFolder, trained_model
+from undertow.training.phases import fit_preferences
 from undertow.training.reference import Logps, reference_key, reference_logps
-from undertow.training.selecting import Rule, kept_pairs
 from undertow.training.settings import TrainSettings
 from undertow.training.sharding import check_sharding
 from undertow.training.supervised import supervise

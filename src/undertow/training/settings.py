@@ -11,11 +11,11 @@ from typing import Any, Literal, get_args
 import yaml
 
 from undertow.data.reading import parse_columns
-from undertow.data.tokens import TokenSettings
+from undertow.data.tokens.encoder import TokenSettings
 from undertow.errors import OptionError
-from undertow.scoring.settings import DataSettings, LossSettings
-from undertow.training.guard import Guards
-from undertow.training.selecting import Rule
+from undertow.filtering.rules import Rule
+from undertow.runs.settings import DataSettings, LossSettings
+from undertow.training.guards.language import Guards
 
 Optimiser = Literal["rmsprop", "adamw"]
 FEWEST_PROBED, MOST_PROBED = 8, 64

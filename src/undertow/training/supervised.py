@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 
 from undertow.models.model import Model
-from undertow.scoring.spool import TokenSpool
-from undertow.scoring.watch import Watcher
+from undertow.runs.progress import Watcher
+from undertow.runs.token_file import TokenFile
 from undertow.training.dataset import Item, PairDataset
-from undertow.training.fitting import Fitted, fit_supervised
+from undertow.training.phases import Fitted, fit_supervised
 from undertow.training.settings import TrainSettings
 
 
 class ChosenDataset(PairDataset):
     """The same pairs without their rejected responses: no token of those is run through the model."""
 
-    def __init__(self, spool: TokenSpool, kept: Sequence[int]) -> None:
+    def __init__(self, spool: TokenFile, kept: Sequence[int]) -> None:
         super().__init__(spool, np.zeros((spool.pairs, 2)), kept)
 
     def __getitem__(self, index: int) -> Item:
@@ -33,7 +33,7 @@ def supervised_settings(settings: TrainSettings) -> TrainSettings:
 
 
 def supervise(
-    spool: TokenSpool, kept: Sequence[int], model: Model, settings: TrainSettings, out: Path, watch: Watcher
+    spool: TokenFile, kept: Sequence[int], model: Model, settings: TrainSettings, out: Path, watch: Watcher
 ) -> Fitted:
     """Run the phase in a folder of its own; the model then holds its weights."""
     watch.note(f"supervised fine-tuning on the chosen responses first: {settings.sft_epochs:g} epochs.")

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from undertow.data.tokens import TokenPair
+from undertow.data.tokens.encoder import TokenPair
 from undertow.errors import UndertowError
 from undertow.files import write_json
 from undertow.maths.losses import Logps, PairLoss
-from undertow.training.guarding import STATE, GuardCallback
+from undertow.training.guards.callback import STATE, GuardCallback
 
 STAGING = ".checkpoint.tmp"
 _COMPLETE = "trainer_state.json"  # what transformers writes last

@@ -1,0 +1,1 @@
+"""The audit: data and a model in, a table of scores and a summary out."""

@@ -1,0 +1,84 @@
+"""``undertow filter``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from undertow.cli import options as o
+from undertow.cli.app import app
+
+EPILOG = """[bold]Examples[/bold]
+
+undertow filter prefs.jsonl --scores scores --by ln_ches --drop-highest 10% --out filtered.jsonl
+
+undertow filter prefs.parquet --scores scores --by ln_ches --keep-lowest 5% --out lowest.parquet
+
+undertow filter prefs.jsonl --scores shards --by edit_distance --drop-below 0.1 --out far.jsonl --decisions why.csv
+"""
+
+AMOUNT = "10% of the rows, or a number of rows."
+SELECTORS = "Selectors (a row is dropped when any of them drops it)"
+
+
+def _option(name: str, text: str) -> typer.models.OptionInfo:
+    return typer.Option(name, help=text, rich_help_panel=SELECTORS)  # type: ignore[no-any-return]
+
+
+@app.command(epilog=EPILOG)
+def filter(
+    data: o.Data,
+    scores: Annotated[
+        list[Path],
+        typer.Option("--scores", help="Folder an audit wrote, or of its shards; may be repeated.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="File to write; its ending is its type.", show_default=False)],
+    by: Annotated[str, typer.Option("--by", help="Numeric column of the scores.")] = "ln_ches",
+    drop_highest: Annotated[str | None, _option("--drop-highest", AMOUNT)] = None,
+    drop_lowest: Annotated[str | None, _option("--drop-lowest", AMOUNT)] = None,
+    keep_highest: Annotated[str | None, _option("--keep-highest", AMOUNT)] = None,
+    keep_lowest: Annotated[str | None, _option("--keep-lowest", AMOUNT)] = None,
+    drop_above: Annotated[str | None, _option("--drop-above", "Drop scores above this value.")] = None,
+    drop_below: Annotated[str | None, _option("--drop-below", "Drop scores below this value.")] = None,
+    drop_case: Annotated[list[str] | None, _option("--drop-case", "Drop pairs of this case; may be repeated.")] = None,
+    decisions: Annotated[
+        Path | None, typer.Option("--decisions", help="Also write, for each row, whether it was kept and why.")
+    ] = None,
+    format: o.Format = None,
+    columns: o.Columns = None,
+    split: o.Split = None,
+    name: o.Name = None,
+    quiet: o.Quiet = False,
+    json: o.Json = False,
+) -> None:
+    """Write the data set without the pairs that displace; its rows stay as they were."""
+    from undertow.cli.printing.render import print_filter, print_json
+    from undertow.data.reading import parse_columns
+    from undertow.filtering.filter import filter_file
+    from undertow.filtering.selection import KINDS, Selector, make_selectors
+
+    typed = (drop_highest, drop_lowest, keep_highest, keep_lowest, drop_above, drop_below, drop_case)
+    values = {
+        kind: [Selector.parse(kind, text).value for text in ([given] if isinstance(given, str) else given or [])]
+        for kind, given in zip(KINDS, typed, strict=True)
+    }
+    selectors = make_selectors(values)  # type: ignore[arg-type]  # thresholds are checked one by one
+    summary = filter_file(
+        data,
+        scores,
+        out,
+        by=by,
+        selectors=selectors,
+        format=format,
+        columns=parse_columns(columns) if columns else None,
+        split=split,
+        name=name,
+        decisions=decisions,
+    )
+    if not quiet:
+        print_filter(out, summary)
+    if json:
+        print_json(asdict(summary))

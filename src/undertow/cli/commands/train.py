@@ -1,0 +1,194 @@
+"""``undertow train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from undertow.cli import options as o
+from undertow.cli.app import app
+from undertow.cli.printing.progress import TerminalWatcher
+
+EPILOG = """[bold]Examples[/bold]
+
+undertow train prefs.jsonl --model ./sft --loss dpo --beta 0.1 --lr 1e-6 --out run
+
+undertow train prefs.jsonl --model ./sft --loss simpo --lora-r 16 --lr 5e-5 --watch refusal=I,Sorry --out run
+
+undertow train prefs.jsonl --config recipe.yaml --out run
+
+undertow train prefs.jsonl --model ./sft --sweep arms.yaml --out sweep
+
+undertow train prefs.jsonl --model ./base --sft-epochs 1 --sft-lr 1e-5 --loss dpo --calibrated --out run
+
+accelerate launch --multi_gpu --num_processes 2 -m undertow train prefs.jsonl --model ./sft --out run
+"""
+TRAINING, TRACKING = "Training", "Tracking"
+
+
+@app.command(epilog=EPILOG)
+def train(
+    context: typer.Context,
+    data: o.Data,
+    out: o.Out,
+    model: Annotated[
+        str, typer.Option("--model", help="Hub id, folder, .gguf file, or demo.", rich_help_panel=o.MODEL)
+    ] = "",
+    config: Annotated[
+        Path | None, typer.Option("--config", help="YAML file of these options; the command line wins.")
+    ] = None,
+    loss: o.Loss = "dpo",
+    beta: o.Beta = None,
+    loss_args: o.LossArgs = None,
+    calibrated: o.Calibrated = False,
+    ref: o.Ref = None,
+    sft_epochs: Annotated[
+        float,
+        typer.Option(
+            "--sft-epochs", help="First train on the chosen responses alone, so many epochs.", rich_help_panel=TRAINING
+        ),
+    ] = 0.0,
+    sft_lr: Annotated[
+        float, typer.Option("--sft-lr", help="Learning rate of that phase; 0: --lr.", rich_help_panel=TRAINING)
+    ] = 0.0,
+    epochs: Annotated[float, typer.Option("--epochs", rich_help_panel=TRAINING)] = 1.0,
+    max_steps: Annotated[
+        int, typer.Option("--max-steps", help="0: as many as the epochs take.", rich_help_panel=TRAINING)
+    ] = 0,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", help="Pairs a process and step.", rich_help_panel=TRAINING)
+    ] = 4,
+    accumulate: Annotated[
+        int, typer.Option("--accumulate", help="Batches for one step of the optimiser.", rich_help_panel=TRAINING)
+    ] = 1,
+    lr: Annotated[float, typer.Option("--lr", help="Learning rate.", rich_help_panel=TRAINING)] = 1e-6,
+    optimiser: Annotated[
+        str, typer.Option("--optimiser", help="rmsprop or adamw.", rich_help_panel=TRAINING)
+    ] = "rmsprop",
+    schedule: Annotated[
+        str,
+        typer.Option("--schedule", help="linear, cosine, constant, … as in transformers.", rich_help_panel=TRAINING),
+    ] = "linear",
+    warmup_steps: Annotated[int, typer.Option("--warmup-steps", rich_help_panel=TRAINING)] = 0,
+    weight_decay: Annotated[float, typer.Option("--weight-decay", rich_help_panel=TRAINING)] = 0.0,
+    max_grad_norm: Annotated[float, typer.Option("--max-grad-norm", rich_help_panel=TRAINING)] = 1.0,
+    lora_r: Annotated[
+        int, typer.Option("--lora-r", help="Rank of a LoRA adapter; 0 trains all weights.", rich_help_panel=TRAINING)
+    ] = 0,
+    lora_alpha: Annotated[int, typer.Option("--lora-alpha", help="0: twice the rank.", rich_help_panel=TRAINING)] = 0,
+    gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing", rich_help_panel=TRAINING)] = False,
+    track_every: Annotated[
+        int,
+        typer.Option("--track-every", help="Steps between looks at the probe set; 0: never.", rich_help_panel=TRACKING),
+    ] = 25,
+    probe: Annotated[
+        int,
+        typer.Option(
+            "--probe",
+            help="Pairs of the probe set, spread over the data; 0: at most 64, so that looking takes under a tenth.",
+            rich_help_panel=TRACKING,
+        ),
+    ] = 0,
+    track_gradients: Annotated[
+        bool,
+        typer.Option(
+            "--track-gradients",
+            help="Also the inner products of the probe pairs' gradients, and the share of each case.",
+            rich_help_panel=TRACKING,
+        ),
+    ] = False,
+    watch: Annotated[
+        list[str] | None,
+        typer.Option("--watch", help="NAME=WORD,WORD,…: how much probability a group gains.", rich_help_panel=TRACKING),
+    ] = None,
+    guard: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--guard",
+            help="'CONDITION [for N] -> ACTION', e.g. 'displaced>0.5 for 2 -> stop'; actions warn, stop, rollback, "
+            "sft=0.1, drop=5%.",
+            rich_help_panel=TRACKING,
+        ),
+    ] = None,
+    filter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--filter",
+            help="'SCORE SELECTOR AMOUNT', e.g. 'ln_ches drop-highest 10%': audit first, leave these pairs out.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    sweep: Annotated[
+        Path | None,
+        typer.Option(
+            "--sweep", help="YAML file of arms, each with the options in which it differs; one table at the end."
+        ),
+    ] = None,
+    save_every: Annotated[int, typer.Option("--save-every", rich_help_panel=TRAINING)] = 100,
+    keep_checkpoints: Annotated[int, typer.Option("--keep-checkpoints", rich_help_panel=TRAINING)] = 2,
+    log_every: Annotated[int, typer.Option("--log-every", rich_help_panel=TRACKING)] = 1,
+    report_to: Annotated[
+        str, typer.Option("--report-to", help="none, tensorboard, wandb or trackio.", rich_help_panel=TRACKING)
+    ] = "none",
+    format: o.Format = None,
+    columns: o.Columns = None,
+    split: o.Split = None,
+    name: o.Name = None,
+    limit: o.Limit = None,
+    on_bad_row: o.OnBadRow = "stop",
+    max_length: o.MaxLength = 1024,
+    eot: o.Eot = True,
+    template: o.Template = "auto",
+    device: o.Device = "auto",
+    dtype: o.Dtype = "auto",
+    trust_remote_code: o.TrustRemoteCode = False,
+    packed: o.Packed = True,
+    engine: o.Engine = "local",
+    overwrite: o.Overwrite = False,
+    seed: o.Seed = 0,
+    quiet: o.Quiet = False,
+    json: o.Json = False,
+) -> None:
+    """Preference training that shows where the probability goes."""
+    o.check_engine(engine)
+    from rich.console import Console
+
+    from undertow.cli.printing.render import print_json, print_report, print_sweep, print_train
+    from undertow.models.device import keep_large_blocks
+    from undertow.reporting import write_report
+    from undertow.training.run import is_main_process, train_to_folder
+    from undertow.training.settings import from_options
+    from undertow.training.sweep import read_arms
+    from undertow.training.sweep import sweep as train_arms
+
+    given = {name: value for name, value in context.params.items() if name not in _OURS}
+    typed = {name for name in given if not _is_default(context, name)}
+    keep_large_blocks()
+    with TerminalWatcher(quiet=quiet) as watcher:
+
+        def one(arm: Any, folder: Path) -> dict[str, Any]:
+            name, settings = from_options(given, typed, config, arm)
+            found = train_to_folder(data, name, folder, settings, overwrite=overwrite, references=out, watch=watcher)
+            if sweep and is_main_process():
+                write_report(folder)
+            return found
+
+        summary = train_arms(read_arms(sweep), out, one) if sweep else one(None, out)
+        if not is_main_process():
+            return
+        watcher.phase("writing the report")
+        report = write_report(out)
+    (print_sweep if sweep else print_train)(out, summary)
+    print_report(Console(highlight=False), report)
+    if json:
+        print_json(summary)
+
+
+_OURS = frozenset({"data", "out", "config", "sweep", "engine", "overwrite", "quiet", "json"})
+
+
+def _is_default(context: Any, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is None or source.name == "DEFAULT"

@@ -1,0 +1,71 @@
+"""Prompts that are only implicit: what two whole texts, or two whole conversations, share at their beginning."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from undertow.data.layouts.fields import RowError, asked, reply
+from undertow.data.pairs import Message
+
+_TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+_ROLES = {"Human": "user", "Assistant": "assistant"}
+
+
+def split_texts(chosen: str, rejected: str) -> tuple[str, str, str]:
+    """Prompt and responses of two strings.
+
+    The prompt is the shared beginning, cut back to the last white space, so that no word is torn; a single space
+    before the responses goes to them, as in TRL's ``extract_prompt``.
+    """
+    shared = os.path.commonprefix([chosen, rejected])  # noqa: RUF071  # by characters is what is meant
+    end = len(shared)
+    if not (chosen[end : end + 1].isspace() and rejected[end : end + 1].isspace()):
+        end = _word_start(shared)
+    while end and not (chosen[end:].strip() and rejected[end:].strip()):
+        end = _word_start(shared[:end].rstrip())
+    if shared[:end].endswith(" "):
+        end -= 1
+    if not shared[:end].strip():
+        raise RowError("`chosen` and `rejected` share no beginning that could be the prompt")
+    return chosen[:end], chosen[end:], rejected[end:]
+
+
+def split_messages(chosen: tuple[Message, ...], rejected: tuple[Message, ...]) -> tuple[tuple[Message, ...], str, str]:
+    """Prompt and responses of two whole conversations: all they share, then one assistant message each."""
+    end = 0
+    for ours, theirs in zip(chosen[:-1], rejected[:-1], strict=False):
+        if ours != theirs:
+            break
+        end += 1
+    if not end:
+        raise RowError("`chosen` and `rejected` share no leading message that could be the prompt")
+    prompt = asked(chosen[:end], "the prompt (the messages that `chosen` and `rejected` share)")
+    return prompt, reply(chosen[end:], "chosen"), reply(rejected[end:], "rejected")
+
+
+def is_hh(value: object) -> bool:
+    """Whether a text is laid out in turns of ``Human:`` and ``Assistant:``."""
+    return isinstance(value, str) and value.lstrip().startswith("Human:") and "\n\nAssistant:" in value
+
+
+def split_hh(text: str, field: str) -> tuple[tuple[Message, ...], str]:
+    """The history and the last assistant turn of one text of ``Human:`` and ``Assistant:`` turns."""
+    before, *pieces = _TURN.split(text)
+    if before.strip() or not pieces:
+        raise RowError(f"`{field}` does not begin with a turn, \\n\\nHuman: …")
+    turns = [
+        Message(_ROLES[speaker], content.strip()) for speaker, content in zip(pieces[::2], pieces[1::2], strict=True)
+    ]
+    for number, turn in enumerate(turns, start=1):
+        if not turn.content:
+            raise RowError(f"turn {number} of `{field}` ({turn.role}) is empty")
+    *history, last = turns
+    if last.role != "assistant":
+        raise RowError(f"the last turn of `{field}` is Human's, expected Assistant's")
+    return asked(tuple(history), f"what comes before the last turn of `{field}`"), last.content
+
+
+def _word_start(text: str) -> int:
+    """Where the last word begins: just after the last white space, or 0."""
+    return next((index + 1 for index in range(len(text) - 1, -1, -1) if text[index].isspace()), 0)

@@ -1,0 +1,250 @@
+"""Where rows come from: files, folders, standard input, the Hub, or objects in memory. All are streamed."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from undertow.data.pairs import Pair
+from undertow.data.rows import RawRow, shown
+from undertow.data.sources.csvfiles import read_csv
+from undertow.data.sources.hub import dataset_rows, is_hub_id, is_repository, is_saved, open_repository, open_saved
+from undertow.data.sources.jsonfiles import json_kind, read_json_list, read_jsonl
+from undertow.data.sources.tables import read_arrow, read_parquet
+from undertow.errors import DataError, OptionError
+
+__all__ = ["RawRow", "Source", "from_rows", "open_source"]
+
+Kind = Literal["jsonl", "json", "csv", "parquet", "arrow", "datasets", "memory"]
+_KINDS: dict[str, Kind] = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+}
+_PACKED = {".gz": "gunzip", ".zst": "unzstd"}
+_READERS: dict[Kind, Callable[[Path, str, int], Iterator[RawRow]]] = {
+    "jsonl": read_jsonl,
+    "json": read_json_list,
+    "csv": read_csv,
+    "parquet": read_parquet,
+    "arrow": read_arrow,
+}
+_READABLE = "Undertow reads .jsonl, .ndjson, .json and .csv, each also .gz or .zst, and .parquet and .arrow"
+
+
+class Source:
+    """Rows that can be read any number of times.
+
+    ``name`` is how messages call it, ``kind`` what it is (that of its first file), ``files`` the files it consists of;
+    ``holds_pairs`` says that its rows were made of :class:`Pair` objects.
+    """
+
+    name: str
+    kind: Kind
+    files: tuple[Path, ...] = ()
+    holds_pairs: bool = False
+
+    def rows(self) -> Iterator[RawRow]:
+        """All rows in order, numbered over all files; rows that cannot be read come with their error."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    path: Path
+    name: str
+    kind: Kind
+
+
+class _Files(Source):
+    def __init__(self, name: str, files: list[_File]) -> None:
+        self.name, self.kind = name, files[0].kind
+        self.files = tuple(file.path for file in files)
+        self._files = files
+
+    def rows(self) -> Iterator[RawRow]:
+        start = 0
+        for file in self._files:
+            for raw in _READERS[file.kind](file.path, file.name, start):
+                yield raw
+                start = raw.row + 1
+
+
+class _Spooled(_Files):
+    """JSON lines from a stream that can be read only once, kept in a temporary file as long as this object lives."""
+
+    def __init__(self, name: str, stream: Any) -> None:
+        # Not a context: the file has to outlive this function. It is removed with the last reference to it.
+        self._spool = tempfile.NamedTemporaryFile(prefix="undertow-", suffix=".jsonl")  # noqa: SIM115
+        shutil.copyfileobj(stream, self._spool)
+        self._spool.flush()
+        super().__init__(name, [_File(Path(self._spool.name), name, "jsonl")])
+
+
+class _Dataset(Source):
+    kind = "datasets"
+
+    def __init__(self, name: str, dataset: Any, files: Iterable[Path] = ()) -> None:
+        self.name, self._dataset, self.files = name, dataset, tuple(files)
+
+    def rows(self) -> Iterator[RawRow]:
+        return dataset_rows(self._dataset, self.name)
+
+
+class _Memory(Source):
+    kind = "memory"
+
+    def __init__(self, name: str, items: list[Any]) -> None:
+        self.name, self._items = name, items
+        self.holds_pairs = bool(items) and isinstance(items[0], Pair)
+
+    def rows(self) -> Iterator[RawRow]:
+        for row, item in enumerate(self._items):
+            if isinstance(item, Pair):
+                yield RawRow(row, item.file or self.name, item.line or row + 1, _pair_as_row(item))
+            elif isinstance(item, Mapping):
+                yield RawRow(row, self.name, row + 1, dict(item))
+            else:
+                error = f"the row is {shown(item)}, expected an object with named fields, or a Pair"
+                yield RawRow(row, self.name, row + 1, None, error)
+
+
+def open_source(data: str | Path, *, split: str | None = None, name: str | None = None) -> Source:
+    """The rows of a file, a folder, ``-`` (JSON lines on standard input), or a Hub id.
+
+    Args:
+        data: what to read.
+        split: which split, where there are several.
+        name: which configuration, where there are several.
+
+    Raises:
+        DataError: it is not there, or not of a kind that can be read.
+        OptionError: a split or a configuration of something that has none.
+    """
+    path = Path(data).expanduser()
+    with _readable(str(data)):
+        if path.is_dir():
+            return _open_folder(path, str(data), split, name)
+        if path.exists() or str(data) == "-":
+            _refuse_choice(str(data), split, name)
+            return _open_file(path, str(data))
+    if isinstance(data, str) and is_hub_id(data) and _kind_of(path) is None:
+        return _Dataset(data + (f" ({split})" if split else ""), open_repository(data, name, split))
+    raise DataError(_not_found(path))
+
+
+def from_rows(items: Iterable[Any]) -> Source:
+    """The rows of a ``datasets`` data set, or of any iterable of dicts or pairs."""
+    if hasattr(items, "with_format") and hasattr(items, "features"):
+        return _Dataset("the data set", items)
+    if isinstance(items, Mapping):
+        raise DataError(f"A mapping ({', '.join(map(str, list(items)[:8]))}) is no list of rows; give one split of it.")
+    return _Memory("the given rows", list(items))
+
+
+def _open_file(path: Path, name: str) -> Source:
+    if name == "-":
+        return _Spooled("standard input", sys.stdin.buffer)
+    if not path.is_file():  # a pipe, such as a shell's <(…)
+        with path.open("rb") as stream:
+            return _Spooled(name, stream)
+    kind = _kind_of(path)
+    if kind is None:
+        raise DataError(f"{name} is of no kind that can be read by its name. {_READABLE}.{_unpack_hint(path)}")
+    return _Files(name, [_file(path, name, kind)])
+
+
+def _open_folder(path: Path, name: str, split: str | None, config: str | None) -> Source:
+    shown_split = f" ({split})" if split else ""
+    if is_saved(path):
+        if config is not None:
+            raise OptionError(f"--name {config}: {name} is a saved data set, which has no configurations.")
+        files = sorted(path.rglob("*.arrow"))
+        return _Dataset(name + shown_split, open_saved(path, split), files)
+    if is_repository(path) or split is not None or config is not None:
+        return _Dataset(
+            name + shown_split, open_repository(str(path.resolve()), config, split), _data_files(path, True)
+        )
+    found = [(file, kind) for file in _data_files(path) if (kind := _kind_of(file)) is not None]
+    if not found:
+        raise DataError(_nothing_inside(path))
+    return _Files(name, [_file(file, str(file), kind) for file, kind in found])
+
+
+def _file(path: Path, name: str, kind: Kind) -> _File:
+    return _File(path, name, json_kind(path, name) if kind == "json" else kind)
+
+
+def _data_files(folder: Path, deep: bool = False) -> list[Path]:
+    """The data files of a folder by name; hidden ones and those of other kinds are not data."""
+    inside = folder.rglob("*") if deep else folder.iterdir()
+    return sorted(
+        file for file in inside if file.is_file() and not file.name.startswith(".") and _kind_of(file) is not None
+    )
+
+
+def _kind_of(path: Path) -> Kind | None:
+    name = Path(path.name.lower())
+    if name.suffix not in _PACKED:
+        return _KINDS.get(name.suffix)
+    kind = _KINDS.get(Path(name.stem).suffix)
+    return None if kind in ("parquet", "arrow") else kind
+
+
+def _unpack_hint(path: Path) -> str:
+    name = path.name.lower()
+    for ending, command in _PACKED.items():
+        if name.endswith((f".parquet{ending}", f".arrow{ending}")):
+            return f" Unpack it first: {command} {path}"
+    return ""
+
+
+def _refuse_choice(data: str, split: str | None, name: str | None) -> None:
+    for option, value in (("--split", split), ("--name", name)):
+        if value is not None:
+            raise OptionError(f"{option} {value}: {data} is one file and has none to choose from; leave {option} away.")
+
+
+def _nothing_inside(folder: Path) -> str:
+    below = sorted(inner.name for inner in folder.iterdir() if inner.is_dir() and _data_files(inner))
+    if below:
+        return (
+            f"{folder} holds no data files itself, but its folder{'s' if len(below) > 1 else ''} {', '.join(below)} "
+            f"do{'es' if len(below) == 1 else ''}: give {folder / below[0]}, or name a --split."
+        )
+    return f"{folder} holds no data files. {_READABLE}."
+
+
+def _not_found(path: Path) -> str:
+    parent = path.parent
+    if not parent.is_dir():
+        return f"{path} does not exist, nor does the folder {parent}."
+    names = [file.name for file in parent.iterdir() if not file.name.startswith(".")]
+    close = difflib.get_close_matches(path.name, names, n=3)
+    hint = f" Did you mean {' or '.join(str(parent / name) for name in close)}?" if close else ""
+    return f"{path} does not exist.{hint} A Hub data set is named owner/name."
+
+
+def _pair_as_row(pair: Pair) -> dict[str, Any]:
+    if isinstance(pair.prompt, str):
+        return {"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected}
+    said = {name: [{"role": "assistant", "content": getattr(pair, name)}] for name in ("chosen", "rejected")}
+    return {"prompt": [asdict(message) for message in pair.prompt], **said}
+
+
+@contextlib.contextmanager
+def _readable(name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{name} cannot be read: {error.strerror or error}.") from error

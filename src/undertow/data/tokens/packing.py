@@ -1,0 +1,68 @@
+"""Token pairs to packed batches: all tokens of several pairs in one row, every prompt once, no padding.
+
+A pair becomes a *tree*: its prompt, then its chosen response, then its rejected response. Both responses continue the
+prompt, so both start at position ``len(prompt)``, and neither sees the other; the attention (``models/attention.py``)
+takes care of that. ``(2P + n⁺ + n⁻) / (P + n⁺ + n⁻)`` of the tokens are saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from undertow.data.tokens.encoder import TokenPair
+
+DEFAULT_BATCH_TOKENS = 4096
+"""Tokens a pack. Larger packs make no matrix product faster and their temporaries leave the caches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """Where one pair stands in a packed row, as half-open token ranges."""
+
+    prompt: tuple[int, int]
+    responses: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBatch:
+    """One packed row: ``input_ids`` and ``position_ids`` of shape ``[1, T]`` and a tree for each pair."""
+
+    input_ids: Tensor
+    position_ids: Tensor
+    trees: tuple[Tree, ...]
+    pairs: tuple[TokenPair, ...]
+
+
+def pack(pairs: Iterable[TokenPair], batch_tokens: int = DEFAULT_BATCH_TOKENS) -> Iterator[PackedBatch]:
+    """Pack pairs in their order, as many a row as fit ``batch_tokens``; a longer pair has a row of its own."""
+    waiting: list[TokenPair] = []
+    total = 0
+    for pair in pairs:
+        if waiting and total + pair.total > batch_tokens:
+            yield _packed(waiting)
+            waiting, total = [], 0
+        waiting.append(pair)
+        total += pair.total
+    if waiting:
+        yield _packed(waiting)
+
+
+def _packed(pairs: list[TokenPair]) -> PackedBatch:
+    ids: list[int] = []
+    positions: list[int] = []
+    trees: list[Tree] = []
+    for pair in pairs:
+        start, prompt = len(ids), len(pair.prompt)
+        ids += pair.prompt
+        positions += range(prompt)
+        responses = []
+        for response in (pair.chosen, pair.rejected):
+            responses.append((len(ids), len(ids) + len(response)))
+            ids += response
+            positions += range(prompt, prompt + len(response))
+        trees.append(Tree((start, start + prompt), tuple(responses)))
+    return PackedBatch(torch.tensor([ids]), torch.tensor([positions]), tuple(trees), tuple(pairs))

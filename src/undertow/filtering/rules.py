@@ -1,0 +1,85 @@
+"""Filtering before training in the same command: audit the pairs, leave some out, and record which."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from undertow.errors import OptionError
+from undertow.files import write_atomically
+from undertow.filtering.selection import KINDS, Kind, Selector, judge
+from undertow.maths.losses import PairLoss
+from undertow.models.model import Model
+from undertow.runs.progress import Watcher
+from undertow.runs.token_file import TokenFile
+from undertow.scoring.levels import LEVELS, schema
+from undertow.scoring.scorer import Scorer, score_parts
+
+RECORD = "filtered.jsonl"
+_FORM = "expected 'SCORE SELECTOR AMOUNT', for example 'ln_ches drop-highest 10%'"
+_PART = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One filter: a score, and what is left out by it."""
+
+    by: str
+    selector: Selector
+
+    @classmethod
+    def parse(cls, text: str) -> Rule:
+        """What was typed after ``--filter``.
+
+        Raises:
+            OptionError: it is no such rule; the message shows one.
+        """
+        found = re.fullmatch(r"\s*(\S+)\s+(\S+)\s+(\S+)\s*", text)
+        if not found or found[2] not in KINDS:
+            raise OptionError(f"--filter {text!r}: {_FORM}; selectors: {', '.join(KINDS)}.")
+        if found[1] not in schema(LEVELS[-1]).names:
+            raise OptionError(f"--filter {text!r}: there is no score {found[1]}.")
+        return cls(found[1], Selector.parse(cast(Kind, found[2]), found[3]))
+
+    @property
+    def level(self) -> str:
+        """The cheapest level that has the score, and the cases where they are asked for."""
+        wanted = {self.by} | ({"case"} if self.selector.kind == "drop-case" else set())
+        return next(level for level in LEVELS if wanted <= set(schema(level).names))
+
+
+def kept_pairs(
+    spool: TokenFile, model: Model, loss: PairLoss, rules: list[Rule], folder: Path, watch: Watcher
+) -> list[int]:
+    """The numbers of the pairs that stay, in the spool's order; ``filtered.jsonl`` says which go, and why.
+
+    Raises:
+        OptionError: no pair stays.
+    """
+    level = max((rule.level for rule in rules), key=LEVELS.index)
+    watch.phase("filtering", pairs=spool.pairs, tokens=spool.tokens)
+    scorer = Scorer(level, model, loss)
+    drop = np.zeros(spool.pairs, dtype=bool)
+    reasons: dict[int, str] = {}
+    tables = list(score_parts(spool, scorer, part_pairs=_PART, watch=watch))
+    rows = np.concatenate([table["row"].to_numpy() for table in tables])
+    for rule in rules:
+        scores = np.concatenate([table[rule.by].to_numpy().astype(np.float64) for table in tables])
+        cases = (
+            np.concatenate([table["case"].to_numpy() for table in tables]) if "case" in scorer.schema.names else None
+        )
+        verdict = judge(scores, [rule.selector], by=rule.by, cases=cases)
+        drop |= ~verdict.keep
+        reasons |= {int(n): verdict.reason(int(n)) for n in np.flatnonzero(~verdict.keep)}
+    if drop.all():
+        raise OptionError(f"--filter: no pair stays of {spool.pairs}.")
+    with write_atomically(folder / RECORD) as file:
+        for n in np.flatnonzero(drop):
+            file.write(json.dumps({"row": int(rows[n]), "reason": reasons[int(n)]}).encode() + b"\n")
+    watch.note(f"{int(drop.sum())} of {spool.pairs} pairs left out: {folder / RECORD}.")
+    return [int(n) for n in np.flatnonzero(~drop)]

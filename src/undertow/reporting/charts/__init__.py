@@ -1,1 +1,0 @@
-"""Charts: pure functions of numbers, one file for what belongs together; binned and sampled before they draw."""

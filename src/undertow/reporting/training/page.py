@@ -1,0 +1,261 @@
+"""The report of a training run: where the probability of the probe set went, in words, numbers and charts."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from undertow.maths.displacement import largest_decrease
+from undertow.reporting.audit.charts import CASE_NAMES
+from undertow.reporting.page import theme
+from undertow.reporting.page.settings import flat
+from undertow.reporting.page.shell import Figure, render
+from undertow.reporting.training import charts
+from undertow.reporting.training.reading import CASE, GRADIENT, WATCH, Run, read_run, spread
+from undertow.wording.numbers import MISSING, counted, nats, number, percent, rose, signed, times
+
+__all__ = ["cards", "drawn", "figures", "gaining", "headline", "notes", "report"]
+
+DRAWN, LISTED, FIRED = 600, 12, 100
+"""Looks in a chart, looks in the table of tokens, firings in the guards' log, at most."""
+
+
+def report(folder: str | Path) -> str:
+    """The page of a training run, finished or not.
+
+    Raises:
+        DataError: the folder holds no training run.
+    """
+    run = read_run(folder)
+    return render(
+        "training.html.j2",
+        title=f"Training: {run.name}",
+        figures=list(drawn(run)),
+        run=run,
+        headline=headline(run),
+        strong=percent(run.final["displaced"]) if run.final else MISSING,
+        notes=notes(run),
+        cards=cards(run),
+        tokens=gaining(run),
+        firings=[{**firing, "number": n} for n, firing in enumerate(run.firings[:FIRED], start=1)],
+        settings=flat(run.arguments),
+    )
+
+
+def figures(folder: str | Path) -> tuple[Figure, ...]:
+    """The charts of a training run's page.
+
+    Raises:
+        DataError: the folder holds no training run.
+    """
+    return tuple(drawn(read_run(folder)))
+
+
+def headline(run: Run) -> str:
+    """What happened, in a sentence."""
+    final = run.final
+    after = f"After {counted(run.steps, 'step')}"
+    if final is None:
+        return f"{after} nothing is known of the probe pairs: they were not looked at."
+    if final["margin_change"] is None or final["chosen_change"] is None:
+        return f"{after} the log-probabilities of the probe pairs are no finite numbers any more."
+    margin, share = final["margin_change"], final["displaced"]
+    chosen = f"the mean chosen log-probability {rose(final['chosen_change'])}"
+    if not run.steps or (margin == 0 and final["chosen_change"] == 0):
+        return f"{after} the probe pairs are as they were."
+    if margin <= 0:
+        fell = f"; the chosen response is less likely than before in {percent(share)} of the probe pairs"
+        stood = rose(margin, up="grew", still="is what it was")
+        return f"{after} the margin {stood}: the preferences were not learned{fell}."
+    grew = f"{after} the margin grew by {nats(margin)}"
+    if not share:
+        return f"{grew}, and no probe pair is displaced: {chosen}."
+    if final["chosen_change"] < 0:
+        return f"{grew}, but {percent(share)} of the probe pairs are displaced: {chosen}."
+    return f"{grew} and {chosen}; {percent(share)} of the probe pairs are displaced all the same."
+
+
+def notes(run: Run) -> list[str]:
+    """What else a reader has to know before the numbers."""
+    found = []
+    if run.summary is None:
+        found.append("This run is not finished: the page shows what stood in its folder when it was made.")
+    stops = [firing for firing in run.firings if firing["action"] in ("stop", "rollback")]
+    if stops:
+        found.append(f"A guard ended the run at step {stops[-1]['step']:,}: {stops[-1]['guard']}.")
+    if run.rolled_back_to is not None:
+        found.append(
+            f"The weights were put back to those of step {run.rolled_back_to:,}: headline and cards speak of these, "
+            "the charts also of what was undone."
+        )
+    elif "rolled_back_to" in (run.summary or {}):
+        found.append("No checkpoint was inside the guards' limits: the weights stayed as they were.")
+    if run.filtered:
+        found.append(f"{counted(run.filtered, 'pair')} had been left out before training (filtered.jsonl).")
+    return found
+
+
+def cards(run: Run) -> list[dict[str, str]]:
+    """The numbers that count, at the end."""
+    final = run.final
+    if final is None:
+        return []
+    summary = run.summary or {}
+    pairs = summary.get("data", {}).get("trained")
+    left = f"; {run.filtered:,} left out" if run.filtered else ""
+    return [
+        _card("Displaced", percent(final["displaced"]), "probe pairs whose chosen response is less likely than before"),
+        _card("Margin", signed(final["margin_change"]), "nats, chosen minus rejected, against step 0"),
+        _card("Chosen", signed(final["chosen_change"]), "nats, mean ln π(chosen), against step 0"),
+        _card("Rejected", signed(final["rejected_change"]), "nats, mean ln π(rejected), against step 0"),
+        _card("Learned", percent(final["accuracy"]), "probe pairs whose margin grew"),
+        _card("Largest decrease", number(final["largest_decrease"]), "nats, of mean ln π(chosen) between two looks"),
+        _card("Mean loss", number(summary.get("loss")), "over all steps of the run"),
+        _card("Pairs", number(pairs), f"trained on{left}"),
+    ]
+
+
+def drawn(run: Run) -> Iterator[Figure]:
+    """The charts that the run has the numbers for."""
+    if run.looks:
+        yield from _tracked(run, spread(run.looks, DRAWN, [firing["step"] for firing in run.firings]))
+    log = spread([entry for entry in run.log if entry.get("loss") is not None], DRAWN)
+    if len(log) > 1:
+        first, last = log[0], log[-1]
+        says = (
+            f"The loss went from {number(first['loss'])} at step {first['step']:,} to {number(last['loss'])} at step "
+            f"{last['step']:,}."
+        )
+        yield Figure("loss", "Loss", charts.logged(log, "loss", "loss"), says)
+        if last.get("rewards/margins") is not None:
+            says = (
+                f"Implicit rewards of the batches: at step {last['step']:,} {number(last['rewards/chosen'])} for "
+                f"chosen, {number(last['rewards/rejected'])} for rejected responses."
+            )
+            yield Figure("rewards", "Implicit rewards", charts.rewards(log), says)
+
+
+def _tracked(run: Run, looks: Sequence[Mapping[str, Any]]) -> Iterator[Figure]:
+    thinned = "" if len(looks) == len(run.looks) else f" {len(looks):,} of {len(run.looks):,} looks are drawn."
+    marks = _marks(run)
+    yield Figure(
+        "course",
+        "Where the probability went",
+        charts.course(looks, marks),
+        _course_says(run) + thinned,
+        narrow=charts.course(looks, marks, narrow=True),
+        numbers=_numbers(run),
+    )
+    fall = _fall(run.looks)
+    yield Figure("levels", "Mean log-probabilities", charts.levels(looks, fall), _fall_says(fall) + thinned)
+    watched = {name: name.removeprefix(WATCH) for name in run.columns(WATCH)}
+    if watched:
+        chart = charts.several(looks, watched, "probability gained", form="+.3f")
+        yield Figure("watched", "Watched groups of words", chart, _watched_says(run, watched))
+    named = {f"{CASE}{number}": shown for number, shown in CASE_NAMES.items()}
+    cases = {name: shown for name, shown in named.items() if any(row.get(name) for row in run.looks)}
+    if cases:
+        colours = {CASE_NAMES[number]: colour for number, colour in theme.CASES.items()}
+        chart = charts.shares(looks, cases, colours, "probe pairs")
+        yield Figure("cases", "What one step on a pair does to it", chart, _cases_says(run, cases))
+    if run.columns(GRADIENT):
+        yield Figure("gradients", "Inner products of the gradients", charts.gradients(looks), _gradients_says(run))
+
+
+def gaining(run: Run) -> list[dict[str, Any]]:
+    """The tokens that gained most at some of the looks, for a table; the first, where nothing has moved, is out."""
+    looks = [row for row in run.looks[1:] if any((gain or 0) > 0 for gain in row.get("gaining") or ())]
+    table = [
+        {
+            "step": row["step"],
+            "tokens": [
+                {"text": text, "gain": gain}
+                for text, gain in zip(row["gaining_tokens"], row["gaining"], strict=True)
+                if (gain or 0) > 0
+            ],
+        }
+        for row in spread(looks, LISTED)
+    ]
+    tokens = [token for row in table for token in row["tokens"]]
+    most = max((token["gain"] for token in tokens), default=1.0)
+    for token in tokens:
+        token["share"] = token["gain"] / most
+    return table
+
+
+def _marks(run: Run) -> list[dict[str, Any]]:
+    """Where guards fired, once a step; numbered as in the guards' log."""
+    numbered = enumerate(run.firings, start=1)
+    found = []
+    for step, group in itertools.groupby(numbered, key=lambda item: item[1]["step"]):
+        several = list(group)
+        label = str(several[0][0]) + ("" if len(several) == 1 else f"–{several[-1][0]}")
+        found.append({"step": step, "number": label, "what": "; ".join(str(one["guard"]) for _, one in several)})
+    return found
+
+
+def _numbers(run: Run) -> list[list[str]]:
+    """The course as a table, some looks of it."""
+    names = ("chosen_change", "rejected_change", "margin_change")
+    header = ["step", "chosen", "rejected", "margin", "displaced"]
+    rows = [
+        [f"{row['step']:,}", *(signed(row[name]) for name in names), percent(row["displaced"])]
+        for row in spread(run.looks, LISTED)
+    ]
+    return [header, *rows]
+
+
+def _course_says(run: Run) -> str:
+    last = run.looks[-1]
+    fired = f" Guards fired {times(len(run.firings))} (dashed)." if run.firings else ""
+    return (
+        f"At step {last['step']:,}, against step {run.looks[0]['step']:,}: chosen {signed(last['chosen_change'])}, "
+        f"rejected {signed(last['rejected_change'])}, margin {signed(last['margin_change'])} nats. Below, the "
+        f"displaced share: {percent(last['displaced'])} at the end.{fired}"
+    )
+
+
+def _fall(looks: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
+    """The two looks between which the mean chosen log-probability fell most."""
+    values = [float("nan") if row["chosen_logp"] is None else row["chosen_logp"] for row in looks]
+    drop, start, end = largest_decrease(values)
+    return (looks[start], looks[end]) if drop > 0 else None
+
+
+def _fall_says(fall: tuple[Mapping[str, Any], Mapping[str, Any]] | None) -> str:
+    if fall is None:
+        return "The mean log-probability of the chosen responses never fell from one look to a later one."
+    start, end = fall
+    return (
+        f"The largest decrease of the chosen responses, marked: {nats(start['chosen_logp'] - end['chosen_logp'])} from "
+        f"step {start['step']:,} to step {end['step']:,}."
+    )
+
+
+def _watched_says(run: Run, names: Mapping[str, str]) -> str:
+    last = run.looks[-1]
+    parts = [f"{shown} {signed(last[name])}" for name, shown in names.items()]
+    return f"Probability that the words' first tokens gained where the responses part, at the end: {', '.join(parts)}."
+
+
+def _cases_says(run: Run, names: Mapping[str, str]) -> str:
+    last = run.looks[-1]
+    shares = [f"{shown} {percent(last[name])}" for name, shown in names.items() if last[name]]
+    said = ", ".join(shares)
+    return f"Predicted cases of the probe pairs, to first order and under the run's loss. At the end: {said}."
+
+
+def _gradients_says(run: Run) -> str:
+    last = run.looks[-1]
+    parts = ("chosen", "cross", "rejected")
+    chosen, cross, rejected = (number(last.get(f"{GRADIENT}{part}")) for part in parts)
+    return (
+        f"At the end: chosen with itself {chosen}, with rejected {cross}, rejected with itself {rejected}. One step on "
+        f"a pair alone raises the chosen response of {percent(last.get(f'{GRADIENT}condition'))} of the probe pairs."
+    )
+
+
+def _card(label: str, value: str, note: str) -> dict[str, str]:
+    return {"label": label, "value": value, "note": note}

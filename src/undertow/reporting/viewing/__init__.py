@@ -1,0 +1,1 @@
+"""`undertow view`: the local server, its pages, the table of all pairs, charts as files."""

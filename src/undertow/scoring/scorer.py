@@ -1,0 +1,132 @@
+"""Tokens to tables: the loops that score pairs, one part after another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from undertow.data.tokens.encoder import TokenPair
+from undertow.data.tokens.packing import DEFAULT_BATCH_TOKENS, PackedBatch, pack
+from undertow.maths.losses import DPO, PairLoss
+from undertow.maths.precision import working_dtype
+from undertow.models.forward import pair_states
+from undertow.models.model import Model
+from undertow.runs.progress import Watcher
+from undertow.runs.token_file import TokenFile
+from undertow.scoring.levels import PULL_COLUMNS, Row, hidden_row, includes, schema, text_row
+from undertow.scoring.unembedding import pull_row, response_logps, unembedding_row
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """What pairs are scored with.
+
+    ``model`` is needed from level ``hidden`` on. From ``unembedding`` on, ``loss`` gives the weights, ``reference`` the
+    log-probabilities it compares with (None: the model's own), and ``pull`` says that the whole data set's update is
+    gathered and every pair read against it.
+    """
+
+    level: str
+    model: Model | None = None
+    loss: PairLoss = field(default_factory=DPO)
+    reference: Model | None = None
+    pull: bool = False
+    batch_tokens: int = DEFAULT_BATCH_TOKENS
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns of the table."""
+        return schema(self.level, pull=self.pull)
+
+    def no_update(self) -> Tensor:
+        """The data set's update of the unembedding matrix before any pair: zeros, ``[V, d]``, float32 or better."""
+        assert self.model is not None
+        weight = self.model.head.weight
+        return torch.zeros_like(weight, dtype=working_dtype(weight))
+
+
+def part_count(spool: TokenFile, part_pairs: int) -> int:
+    """How many parts the scores will have."""
+    return -(-spool.pairs // part_pairs)
+
+
+def score_parts(
+    spool: TokenFile,
+    scorer: Scorer,
+    *,
+    part_pairs: int,
+    watch: Watcher,
+    first_part: int = 0,
+    update: Tensor | None = None,
+) -> Iterator[pa.Table]:
+    """The tables of parts ``first_part``, ``first_part + 1``, …: part i holds pairs ``i·part_pairs`` and following.
+
+    Packs never reach over a part's end, so a part's numbers do not depend on where an earlier run stopped. ``update``
+    has grown by a part's pairs when its table is yielded; the columns of the pull are empty then.
+    """
+    for begin in range(first_part * part_pairs, spool.pairs, part_pairs):
+        pairs = spool.read(begin, begin + part_pairs)
+        rows = list(score_rows(pairs, scorer, watch, update))
+        yield pa.Table.from_pylist(rows, schema=scorer.schema)
+
+
+def add_pull(
+    table: pa.Table, index: int, spool: TokenFile, scorer: Scorer, update: Tensor, *, part_pairs: int, watch: Watcher
+) -> pa.Table:
+    """The table of part ``index`` with the columns of the pull, read against ``update``, the mean over all pairs."""
+    pairs = spool.read(index * part_pairs, (index + 1) * part_pairs)
+    own = zip(table["dlogp_chosen"].to_pylist(), table["dlogp_rejected"].to_pylist(), strict=True)
+    shares = [(chosen / spool.pairs, rejected / spool.pairs) for chosen, rejected in own]
+    found = list(_pull_rows(pairs, scorer, update, shares, watch))
+    for name in PULL_COLUMNS:
+        at = table.schema.get_field_index(name)
+        table = table.set_column(at, table.schema.field(at), pa.array([row[name] for row in found], pa.float64()))
+    return table
+
+
+@torch.inference_mode()
+def score_rows(
+    pairs: Iterable[TokenPair], scorer: Scorer, watch: Watcher, update: Tensor | None = None
+) -> Iterator[Row]:
+    """One row of numbers a pair, in order. Every pair's part is added to ``update``, where it is given."""
+    if scorer.level == "text":
+        for pair in pairs:
+            yield text_row(pair)
+            watch.advance(pairs=1, tokens=pair.total)
+        return
+    assert scorer.model is not None, f"level {scorer.level} needs a model"
+    for batch in pack(pairs, scorer.batch_tokens):
+        references = _reference_logps(batch, scorer)
+        for states, reference in zip(pair_states(scorer.model, batch), references, strict=True):
+            row = text_row(states.pair) | hidden_row(states)
+            if includes(scorer.level, "unembedding"):
+                row |= unembedding_row(states, scorer.model.head, scorer.loss, reference, update)
+            yield row
+        _advance(watch, batch)
+
+
+def _reference_logps(batch: PackedBatch, scorer: Scorer) -> list[tuple[float, float] | None]:
+    model = scorer.reference
+    if model is None or not scorer.loss.needs_reference:
+        return [None] * len(batch.pairs)
+    return [response_logps(states, model.head) for states in pair_states(model, batch)]
+
+
+@torch.inference_mode()
+def _pull_rows(
+    pairs: Iterable[TokenPair], scorer: Scorer, update: Tensor, own: list[tuple[float, float]], watch: Watcher
+) -> Iterator[Row]:
+    assert scorer.model is not None
+    shares = iter(own)
+    for batch in pack(pairs, scorer.batch_tokens):
+        for states in pair_states(scorer.model, batch):
+            yield pull_row(states, scorer.model.head, update, next(shares))
+        _advance(watch, batch)
+
+
+def _advance(watch: Watcher, batch: PackedBatch) -> None:
+    watch.advance(pairs=len(batch.pairs), tokens=sum(pair.total for pair in batch.pairs))

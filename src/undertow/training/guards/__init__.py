@@ -1,0 +1,1 @@
+"""Guards: conditions on tracked values, and what a run does when they hold."""

@@ -1,0 +1,209 @@
+"""One phase of training: a trainer put together from settings, run, and what it came to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PrinterCallback, TrainingArguments
+from transformers.trainer_utils import set_seed
+
+from undertow.models.device import choose_dtype, peak_memory_mb
+from undertow.models.model import Model
+from undertow.runs.progress import Watcher
+from undertow.runs.token_file import TokenFile
+from undertow.training.dataset import PairDataset, collate
+from undertow.training.forward import train_on_pairs, with_whole_weights
+from undertow.training.guards.callback import GuardCallback, inside_limits
+from undertow.training.guards.language import Guards
+from undertow.training.guards.pull import most_pulled
+from undertow.training.progress import ProgressCallback
+from undertow.training.settings import TrainSettings
+from undertow.training.tracking.gradients import GradientProbe
+from undertow.training.tracking.tracker import DisplacementCallback, Tracker, words_to_ids
+from undertow.training.trainer import PairTrainer, PreferenceTrainer, SupervisedTrainer, complete_checkpoints
+
+OPTIMISERS = {"rmsprop": "rmsprop", "adamw": "adamw_torch"}
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What a phase came to, for its record, and where the weights are sharded, all of them on the main process."""
+
+    found: dict[str, Any]
+    weights: dict[str, Tensor] | None
+
+
+def fit_preferences(
+    spool: TokenFile,
+    dataset: PairDataset,
+    model: Model,
+    settings: TrainSettings,
+    out: Path,
+    watch: Watcher,
+    *,
+    writes: bool,
+) -> Fitted:
+    """Train on pairs, tracked and guarded; the model then holds the weights that training came to.
+
+    ``writes``: whether this process writes; of several that train together, one does.
+
+    Raises:
+        DivergedError: the loss is no number any more.
+    """
+    loss = settings.loss.make()
+    groups = words_to_ids(settings.watch, model.tokenizer)
+    probe = _probe(spool, settings.probe_pairs)
+    tracker = Tracker(
+        [pair for n in probe for pair in spool.read(n, n + 1)], model.tokenizer, out, groups, writes=writes
+    )
+    gradients = GradientProbe(loss, dataset.reference_logps(probe)) if settings.track_gradients else None
+    tracking = DisplacementCallback(model, tracker, every=settings.track_every, gradients=gradients)
+    guard = GuardCallback(
+        Guards.parse(settings.guard),
+        tracker,
+        out,
+        pulled=lambda share: with_whole_weights(
+            model, lambda whole: most_pulled(spool, whole, loss, share, guard.mitigation.dropped)
+        ),
+        tell=watch.note,
+        writes=writes,
+    )
+    trainer = PreferenceTrainer(
+        loss=loss,
+        guard=guard,
+        callbacks=[tracking, guard] if settings.track_every else [],
+        **_common(dataset, model, settings, out),
+    )
+    tracking.trainer = trainer
+    found = _fit(trainer, spool, out, watch, guard) | {"firings": guard.firings}
+    if guard.mitigation.rollback:
+        found |= _roll_back(trainer, tracker, out, watch)
+    return _fitted(trainer, {**found, "tracked": tracker.rows[-1] if tracker.rows else {}})
+
+
+def fit_supervised(
+    spool: TokenFile,
+    dataset: PairDataset,
+    model: Model,
+    settings: TrainSettings,
+    out: Path,
+    watch: Watcher,
+) -> Fitted:
+    """The phase before: train on the chosen responses alone; the model then holds the weights that it came to."""
+    trainer = SupervisedTrainer(**_common(dataset, model, settings, out))
+    found = _fit(trainer, spool, out, watch, None)
+    return _fitted(trainer, found)
+
+
+def _common(dataset: PairDataset, model: Model, settings: TrainSettings, out: Path) -> dict[str, Any]:
+    """What both phases' trainers get."""
+    set_seed(settings.seed)
+    hf = _trainable(model, settings)
+    train_on_pairs(model)
+    return {
+        "model": hf,
+        "args": _arguments(settings, out, model),
+        "train_dataset": dataset,
+        "data_collator": collate,
+        "processing_class": model.tokenizer,  # saved with every checkpoint, so that each is a model that can be loaded
+    }
+
+
+def _fit(
+    trainer: PairTrainer, spool: TokenFile, out: Path, watch: Watcher, guard: GuardCallback | None
+) -> dict[str, Any]:
+    """From the start, or from the last checkpoint that stands whole."""
+    trainer.remove_callback(PrinterCallback)  # standard output is for results
+    trainer.add_callback(ProgressCallback(watch, spool.tokens / spool.pairs))
+    done = complete_checkpoints(out)
+    if done:
+        watch.note(f"going on from {done[-1].name}.")
+        if guard is not None:
+            guard.restore(done[-1])
+    started = time.monotonic()
+    result = trainer.train(resume_from_checkpoint=str(done[-1]) if done else None)
+    # transformers' own mean is over the steps since the last start only.
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return {
+        "steps": result.global_step,
+        "loss": sum(losses) / len(losses) if losses else result.training_loss,
+        "seconds": round(time.monotonic() - started, 3),
+        "peak_memory_mb": peak_memory_mb(trainer.args.device),
+    }
+
+
+def _roll_back(trainer: PairTrainer, tracker: Tracker, out: Path, watch: Watcher) -> dict[str, Any]:
+    """Put the weights of the last checkpoint inside the limits back. Going on from there would lead to the same place,
+    since all that decides a run is the same: it ends there."""
+    inside = [path for path in complete_checkpoints(out) if inside_limits(path)]
+    if not inside:
+        watch.note("guard: no checkpoint is inside the limits; the weights stay as they are.")
+        return {"rolled_back_to": None}
+    trainer._load_from_checkpoint(str(inside[-1]))
+    step = int(inside[-1].name.rpartition("-")[2])
+    watch.note(f"guard: rolled back to {inside[-1].name}.")
+    tracker.rows = [row for row in tracker.rows if row["step"] <= step] or tracker.rows[:1]
+    return {"rolled_back_to": step}
+
+
+def _probe(spool: TokenFile, count: int) -> Sequence[int]:
+    """The numbers of a fixed sample of the pairs: evenly over the data, whatever the seed."""
+    count = min(count, spool.pairs)
+    return [n * spool.pairs // count for n in range(count)]
+
+
+def _trainable(model: Model, settings: TrainSettings) -> Any:
+    """The model with the weights that shall learn: all, or those of a low-rank adapter."""
+    if not settings.lora_r:
+        return model.hf.requires_grad_(True)
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=settings.lora_r,
+        lora_alpha=settings.lora_alpha or 2 * settings.lora_r,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model.hf, config)
+
+
+def _fitted(trainer: PairTrainer, found: dict[str, Any]) -> Fitted:
+    """With an adapter merged into its model (the adapter itself stands in the checkpoints), or the shards gathered."""
+    unwrapped = trainer.accelerator.unwrap_model(trainer.model)
+    if hasattr(unwrapped, "merge_and_unload"):
+        unwrapped.merge_and_unload()
+    return Fitted(found, trainer.accelerator.get_state_dict(trainer.model) if trainer.is_fsdp_enabled else None)
+
+
+def _arguments(settings: TrainSettings, out: Path, model: Model) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(out),
+        num_train_epochs=settings.epochs,
+        max_steps=settings.max_steps or -1,
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.accumulate,
+        learning_rate=settings.lr,
+        optim=OPTIMISERS[settings.optimiser],
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=settings.warmup_steps,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        activation_checkpointing=settings.gradient_checkpointing,
+        bf16=choose_dtype(settings.dtype, model.device) == torch.bfloat16,  # products over float32 weights
+        logging_steps=settings.log_every,
+        save_steps=settings.save_every,
+        save_total_limit=settings.keep_checkpoints,
+        report_to=settings.report_to,
+        seed=settings.seed,
+        data_seed=settings.seed,
+        use_cpu=model.device.type == "cpu",
+        remove_unused_columns=False,
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+    )

@@ -1,0 +1,1 @@
+"""Looking at a probe set while a model trains."""

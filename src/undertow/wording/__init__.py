@@ -1,0 +1,1 @@
+"""How numbers, names, losses and the texts of data are written, for terminal and page alike."""

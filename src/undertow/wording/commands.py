@@ -1,0 +1,44 @@
+"""Commands that a page or the terminal offers, as they can be typed."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from undertow.filtering.what_if import PREDICTORS
+
+__all__ = ["FILTERED", "filter_command"]
+
+FILTERED = "filtered.jsonl"
+_STANDARD_INPUT = "prefs.jsonl"
+
+
+def filter_command(arguments: Mapping[str, Any], scores: str | Path, by: str, percent: str) -> str:
+    """The command that leaves out the most displacing share of pairs by a score.
+
+    Args:
+        arguments: the audit's, as ``audit.json`` holds them: the data are read in the same way.
+        scores: the folder of the scores.
+        by: the score.
+        percent: how much, as it is typed, without the sign.
+    """
+    data = str(arguments["data"])
+    words = ["undertow", "filter", _STANDARD_INPUT if data == "-" else data, *_reading(arguments.get("reading") or {})]
+    words += ["--scores", str(scores), "--by", by, f"--drop-{PREDICTORS[by]}", f"{percent}%", "--out", FILTERED]
+    return shlex.join(words)
+
+
+def _reading(reading: Mapping[str, Any]) -> list[str]:
+    """Options of the data argument that a filter must be given too."""
+    found: list[str] = []
+    columns = reading.get("columns")
+    if columns:
+        found += ["--columns", ",".join(f"{part}={name}" for part, name in columns.items())]
+    elif reading.get("format"):
+        found += ["--format", str(reading["format"])]
+    for name in ("split", "name"):
+        if reading.get(name):
+            found += [f"--{name}", str(reading[name])]
+    return found

@@ -1,0 +1,112 @@
+"""Numbers as people read them in a sentence, on a card and in a cell: one way of writing each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+from undertow.wording.visible import visible
+
+__all__ = [
+    "MISSING",
+    "counted",
+    "interval",
+    "nats",
+    "number",
+    "percent",
+    "rose",
+    "shown_as",
+    "signed",
+    "times",
+    "token",
+]
+
+MISSING = "–"
+MINUS = "−"
+Interval = Mapping[str, float | None]
+
+
+def number(value: object, *, digits: int = 3) -> str:
+    """A value with so many significant digits; whole numbers in full, what is missing or no number as a dash."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}".replace("-", MINUS)
+    if not isinstance(value, float) or not math.isfinite(value):
+        return MISSING
+    if value == 0:
+        return "0"
+    rounded = float(f"{value:.{digits - 1}e}")  # 9.999 is 10.0, not 10.00
+    size = abs(rounded)
+    if size >= 1e6 or size < 1e-4:
+        return f"{value:.{digits - 1}e}".replace("-", MINUS)
+    before_point = math.floor(math.log10(size)) + 1
+    return f"{rounded:,.{max(digits - before_point, 0)}f}".replace("-", MINUS)
+
+
+def nats(value: float | None, *, digits: int = 3) -> str:
+    """The size of an amount of log-probability, with its unit; the sign is said in words beside it."""
+    return f"{number(abs(value), digits=digits)} nats" if value is not None else MISSING
+
+
+def signed(value: float | None, *, digits: int = 3) -> str:
+    """A change, its sign always there."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    text = number(float(value), digits=digits)
+    return text if text.startswith(MINUS) or value == 0 else f"+{text}"
+
+
+def percent(share: float | None) -> str:
+    """A share in whole percent; what is neither none nor all never reads as 0% or 100%."""
+    if share is None or not math.isfinite(share):
+        return MISSING
+    if 0 < share <= 0.005:
+        return "less than 1%"
+    if 0.995 <= share < 1:
+        return "more than 99%"
+    return f"{share:.0%}"
+
+
+def interval(found: Interval, show: str = "number") -> str:
+    """The 95% interval of an estimate, as ``low to high``; a dash where there is none."""
+    low, high = found["low"], found["high"]
+    if low is None or high is None:
+        return MISSING
+    written = shown_as(show)
+    return f"{written(low)} to {written(high)}"
+
+
+def shown_as(how: str) -> Callable[[float | None], str]:
+    """A way of writing by its name: ``number``, ``percent`` or ``signed``."""
+    ways: dict[str, Callable[[float | None], str]] = {"number": number, "percent": percent, "signed": signed}
+    return ways[how]
+
+
+def rose(value: float, *, up: str = "rose", down: str = "fell", still: str = "did not move") -> str:
+    """What a log-probability did, with the size: ``fell by 8.12 nats``."""
+    if value == 0 or not math.isfinite(value):
+        return still
+    return f"{up if value > 0 else down} by {nats(value)}"
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """A count with its noun."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def times(count: int) -> str:
+    """How often."""
+    return {1: "once", 2: "twice"}.get(count, f"{count:,} times")
+
+
+def token(text: str) -> str:
+    """A token in quotation marks, its spaces and line ends to be seen.
+
+    >>> token(" the")
+    '“␣the”'
+    """
+    return f"“{visible(text).translate(_SPACES)}”"
+
+
+_SPACES = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥"})

@@ -1,0 +1,119 @@
+"""The command line's manners: help, exit codes, hostile text, the demo."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+import subprocess
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import undertow as ut
+from command import command, run, some_rows, write_jsonl
+from tiny import tiny_folder
+from undertow.cli.printing.terminal import one_line, plain
+
+
+@pytest.mark.parametrize("name", ["audit", "filter", "train", "compare", "demo"])
+def test_help_teaches(capsys, name: str) -> None:
+    code, out, _ = run(capsys, name, "--help")
+    assert code == 0
+    assert "--out" in out
+    if name != "demo":
+        assert "Examples" in out
+        assert f"undertow {name} prefs" in out
+
+
+def test_version_and_no_arguments(capsys) -> None:
+    assert run(capsys, "--version")[1].strip() == f"undertow {ut.__version__}"
+    code, out, err = run(capsys)
+    assert code == 2
+    assert "audit" in out + err
+
+
+def test_unknown_command_and_missing_option(capsys) -> None:
+    code, _, err = run(capsys, "adit")
+    assert (code, "adit" in err) == (2, True)
+    code, _, err = run(capsys, "audit", "x.jsonl", "--model", "demo")
+    assert (code, "--out" in err) == (2, True)
+
+
+def test_missing_data_is_said_before_anything_is_loaded(capsys, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("undertow.auditing.audit.load_model", lambda *a, **k: pytest.fail("weights were loaded"))
+    model = tiny_folder(tmp_path / "model")
+    code, _, err = run(
+        capsys, "audit", tmp_path / "prefs.jsonl", "--model", model, "--out", tmp_path / "o", "--max-length", 99
+    )
+    assert code == 2
+    assert "prefs.jsonl" in err
+
+
+@given(st.text())
+def test_nothing_that_a_terminal_obeys_comes_through(text: str) -> None:
+    shown = plain(text)
+    assert not [c for c in shown if c not in "\n\t" and unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")]
+    assert "\x1b" not in shown
+    assert "\u202e" not in shown
+    assert len(one_line(text, 20)) <= 20
+
+
+def test_escape_codes_in_data_never_reach_the_terminal(capsys, tmp_path: Path) -> None:
+    evil = "\x1b]0;owned\x07\x1b[31mred\u202e"
+    model = tiny_folder(tmp_path / "model")
+    data = write_jsonl(tmp_path / "prefs.jsonl", [{"prompt": evil, "chosen": evil, "rejected": evil}, *some_rows(2)])
+    code, out, err = run(capsys, "audit", data, "--model", model, "--out", tmp_path / f"o{evil}", "--max-length", 400)
+    assert code == 2
+    assert "\x1b" not in out + err
+    assert "\u202e" not in out + err
+    code, out, err = run(
+        capsys,
+        "audit",
+        data,
+        "--model",
+        model,
+        "--out",
+        tmp_path / f"o{evil}",
+        "--max-length",
+        400,
+        "--on-bad-row",
+        "skip",
+    )
+    assert code == 0
+    assert "\x1b" not in out + err
+    assert "\\x1b" in out
+
+
+def test_public_names_are_there_and_every_module_can_be_imported() -> None:
+    assert ut.__all__ == sorted(ut.__all__)
+    assert all(getattr(ut, name) is not None for name in ut.__all__)
+    for module in pkgutil.walk_packages(ut.__path__, "undertow."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    """A typing error should not cost the seconds that torch and transformers take to import."""
+    code = "import sys; from undertow.cli import main; from undertow.cli.commands import audit, filter, demo; print('torch' in sys.modules)"
+    done = subprocess.run([*command()[:1], "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.model
+def test_demo_from_the_real_model(capsys, tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    code, out, err = run(capsys, "demo", "--out", tmp_path / "demo", "--json")
+    assert code == 0, err
+    summary = json.loads(out.splitlines()[-1])
+    assert summary["data"]["pairs"] == 60
+    assert summary["tokens"]["adds_system_prompt"] is True
+    assert "undertow filter" in out
+    assert "expected most displacing" in out
+    near = [line for line in out.splitlines() if "near-duplicate" in line]
+    assert near, out
+    kinds = [line.split()[0] for line in out.splitlines() if line.strip().startswith(("near-", "refusal-", "plain"))]
+    assert kinds.index("near-duplicate") < kinds.index("refusal-vs-answer")  # alike responses displace more

@@ -1,0 +1,250 @@
+"""The page of a comparison: what it says is what the folder holds, and a text on it is only a text."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.stats import rankdata, spearmanr
+
+from command import run, some_rows
+from run_folders import audited, compared, made, rows_drawn, trained
+from undertow.comparing.folder import read_comparison
+from undertow.errors import DataError
+from undertow.reporting.comparison.charts import POINTS, group_medians, heat, moves, predicted, ranks
+from undertow.reporting.comparison.page import (
+    cards,
+    detail,
+    figures,
+    headline,
+    masses_table,
+    report,
+    tokens_gained,
+)
+from undertow.reporting.comparison.reading import read_moved, worst_pairs
+from undertow.wording.numbers import number, percent, signed
+
+HOSTILE = "</script><script>alert(1)</script> {{ 7 * 7 }} \x1b[31mred\u202e"
+
+
+@pytest.fixture(scope="module")
+def made_here(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Data, the tiny model, the same after a training, and an audit of the model before."""
+    folder = tmp_path_factory.mktemp("made")
+    rows = some_rows(24)
+    rows[3]["chosen"] += HOSTILE
+    data, model = made(folder, rows)
+    after = trained(data, model, folder / "run") / "model"
+    return {"data": data, "before": model, "after": after, "scores": audited(data, model, folder / "scores")}
+
+
+@pytest.fixture(scope="module")
+def folder(made_here: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished comparison with scores; only read."""
+    data, before, after, scores = made_here.values()
+    return compared(data, before, after, tmp_path_factory.mktemp("compared") / "moved", scores=(str(scores),))
+
+
+@pytest.fixture
+def copied(folder: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(folder, tmp_path / "moved")
+
+
+def change(folder: Path, **values: Any) -> None:
+    """Other values in ``compare.json``."""
+    path = folder / "compare.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def by_name(folder: Path) -> dict[str, Any]:
+    return {figure.name: figure for figure in figures(folder)}
+
+
+def test_the_numbers_are_those_of_the_summary(folder: Path) -> None:
+    page, (_, summary) = report(folder), read_comparison(folder)
+    means = summary["means"]
+    shown = {card["label"]: card for card in cards(summary)}
+    assert shown["Displaced"]["value"] == percent(means["displaced"]["value"])
+    assert shown["Margin"]["value"] == signed(means["dmargin"]["value"])
+    low, high = (signed(means["dmargin"][end]) for end in ("low", "high"))
+    assert f"{low} to {high}" in shown["Margin"]["note"]
+    assert headline(summary) in page.replace("<strong>", "").replace("</strong>", "")
+    assert detail(summary) in page
+    assert "of 24 pairs" in headline(summary)
+    for card in shown.values():
+        assert card["value"] in page
+        assert card["note"] in page
+
+
+def test_every_pair_is_a_point_where_it_was_and_is(folder: Path) -> None:
+    table, _ = read_comparison(folder)
+    rows = [row for row in rows_drawn(by_name(folder)["before-after"].chart) if "side" in row]
+    for side in ("chosen", "rejected"):
+        drawn = [(row["row"], row["x"], row["y"]) for row in rows if row["side"] == side]
+        names = ("row", f"before_logp_{side}", f"after_logp_{side}")
+        assert drawn == list(zip(*(table[name].to_pylist() for name in names), strict=True))
+
+
+def test_the_predictions_drawn_have_the_correlation_told(folder: Path) -> None:
+    """On the page a high rank says that the response falls: the correlation of what is drawn is that of the summary,
+    turned."""
+    _, summary = read_comparison(folder)
+    rows = [row for row in rows_drawn(by_name(folder)["predicted"].chart) if "change" in row]
+    told = {name: found["spearman"]["value"] for name, found in summary["prediction"]["predictors"].items()}
+    assert len(told) == 7
+    for name, value in told.items():
+        drawn = [(row["x"], row["change"]) for row in rows if row["score"] == name]
+        assert len(drawn) == 24
+        assert -spearmanr(*zip(*drawn, strict=True)).statistic == pytest.approx(value)
+    skill = by_name(folder)["skill"]
+    assert next(row["value"] for row in rows_drawn(skill.chart) if row.get("score") == "ln_ches") == told["ln_ches"]
+    assert f"ln_ches {number(told['ln_ches'])}," in skill.says
+
+
+def test_scores_that_are_gone_are_told_and_not_drawn(copied: Path, tmp_path: Path) -> None:
+    arguments = read_comparison(copied)[1]["arguments"]
+    change(copied, arguments=arguments | {"scores": [str(tmp_path / "gone")]})
+    drawn = by_name(copied)
+    assert "predicted" not in drawn
+    assert "skill" in drawn
+    assert "any more" in report(copied)
+
+
+def test_other_scores_than_those_compared_with_are_not_drawn(copied: Path) -> None:
+    prints = read_comparison(copied)[1]["fingerprints"]
+    change(copied, fingerprints=prints | {"scores": "another"})
+    assert "predicted" not in by_name(copied)
+
+
+def test_without_scores_there_is_nothing_of_predictions(made_here: dict[str, Path], tmp_path: Path) -> None:
+    data, before, after, _ = made_here.values()
+    drawn = by_name(compared(data, before, after, tmp_path / "moved", generate=0))
+    assert drawn.keys() == {"before-after", "moves", "divergence", "gained"}
+
+
+def test_the_worst_pairs_stand_side_by_side(folder: Path) -> None:
+    table, summary = read_comparison(folder)
+    moved = read_moved(folder)
+    found = worst_pairs(moved)
+    order = np.argsort(table["dlogp_chosen"].to_numpy(), kind="stable")
+    assert [pair["row"] for pair in found] == table["row"].to_numpy()[order][: len(found)].tolist()
+    assert sum(pair["said"] is not None for pair in found) == len(summary["continuations"]) == 3
+    for pair, said in zip(found, summary["continuations"], strict=False):
+        assert pair["said"]["after"] == said["after"]
+        assert pair["chosen"].startswith("It is ")
+    page = report(folder)
+    for pair in found:
+        assert pair["dlogp_chosen"] in page
+
+
+def test_a_text_is_only_a_text(copied: Path) -> None:
+    """Whatever stands in the data: no element of the page begins in it, and what would be invisible can be seen."""
+    texts = pa.table({name: [HOSTILE] * 24 for name in ("prompt", "chosen", "rejected")} | {"row": list(range(24))})
+    pq.write_table(texts, copied / "texts.parquet")
+    summary = read_comparison(copied)[1]
+    said = [one | {"before": HOSTILE, "after": HOSTILE} for one in summary["continuations"]]
+    tokens = [one | {"token": f"{HOSTILE}{n}"} for n, one in enumerate(summary["gained"])]
+    change(copied, continuations=said, gained=tokens, arguments=summary["arguments"] | {"data": HOSTILE})
+    page = report(copied)
+    assert "<script>alert" not in page
+    assert "49 " not in page
+    assert "{{ 7 * 7 }}" in page
+    assert not {"\x1b", "\u202e"} & set(page)
+    assert "␛" in page
+    assert "[U+202E]" in page
+
+
+def test_long_texts_are_cut_and_the_page_says_so(copied: Path) -> None:
+    long = "word " * 200_000
+    texts = pa.table({name: [long] * 24 for name in ("prompt", "chosen", "rejected")} | {"row": list(range(24))})
+    pq.write_table(texts, copied / "texts.parquet")
+    page = report(copied)
+    assert "(1,000,000 characters)" in page
+    assert len(page) < 4_000_000
+
+
+def test_masses_are_those_of_the_summary(folder: Path) -> None:
+    _, summary = read_comparison(folder)
+    table = masses_table(summary)
+    assert table is not None
+    found = {row["name"]: row for row in table["rows"]}
+    good = summary["masses"]["good"]
+    assert found["on the good responses"]["before"] == number(good["before"]["value"])
+    assert found["on the good responses"]["change"] == signed(good["change"]["value"])
+    assert "on the good responses" in report(folder)
+    assert masses_table({name: value for name, value in summary.items() if name != "masses"}) is None
+
+
+def test_a_model_against_itself(made_here: dict[str, Path], tmp_path: Path) -> None:
+    data, before, _, _ = made_here.values()
+    out = compared(data, before, before, tmp_path / "moved", generate=0)
+    assert "the chosen response did not move" in detail(read_comparison(out)[1])
+    assert "strict definition of displacement does not apply" in report(out)
+
+
+def test_an_unfinished_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="undertow compare"):
+        report(tmp_path)
+
+
+def test_equal_looking_tokens_are_told_apart() -> None:
+    token = {"token": " a", "id": 1, "mean_increase": 0.5, "pairs_in_top": 1}
+    found = tokens_gained({"gained": [token, token | {"id": 2}]})
+    assert [one["token"] for one in found] == ["“␣a”", "“␣a” (id 2)"]
+
+
+numbers = arrays(np.float64, st.integers(1, 60), elements=st.floats(-1e6, 1e6))
+
+
+@given(numbers)
+def test_ranks_are_those_of_scipy(values: np.ndarray) -> None:
+    expected = (rankdata(values) - 1) / (len(values) - 1) if len(values) > 1 else [0.5]
+    assert ranks(values) == pytest.approx(np.asarray(expected))
+
+
+@given(arrays(np.float64, (2, 80), elements=st.floats(-10, 10)))
+def test_every_pair_is_in_a_cell_of_the_map(both: np.ndarray) -> None:
+    cells = heat(both[0], both[1], (-5, 5), (-2, 2))
+    assert sum(cell["pairs"] for cell in cells) == 80
+    inside = [cell for cell in cells if cell["x"] <= np.clip(both[0][0], -5, 5) <= cell["x2"]]
+    assert any(cell["y"] <= np.clip(both[1][0], -2, 2) <= cell["y2"] for cell in inside)
+
+
+def test_every_pair_is_in_a_bar() -> None:
+    drawn = np.random.default_rng(0).normal(size=5000)
+    rows = rows_drawn(moves({"chosen": drawn, "rejected": drawn - 1}))
+    for side in ("chosen", "rejected"):
+        assert sum(row["pairs"] for row in rows if row.get("what") == side) == 5000
+
+
+def test_many_pairs_are_sampled() -> None:
+    draw = np.random.default_rng(0)
+    change, scores = draw.normal(size=(2, 50_000))
+    rows = rows_drawn(predicted({"one": scores, "two": -scores}, change, np.arange(50_000)))
+    assert len([row for row in rows if "change" in row]) <= POINTS
+
+
+def test_medians_of_a_falling_line_fall() -> None:
+    change = -np.arange(100.0)
+    found = group_medians(ranks(np.arange(100.0)), change)
+    assert [group["y"] for group in found] == [-4.5 - 10 * n for n in range(10)]
+
+
+def test_the_command_writes_the_page(capsys, made_here: dict[str, Path], tmp_path: Path) -> None:
+    data, before, after, scores = made_here.values()
+    out = tmp_path / "moved"
+    options = ["compare", data, "--before", before, "--after", after, "--scores", scores, "--out", out]
+    options += ["--max-length", 400, "--dtype", "float32", "--resamples", 50]
+    code, stdout, err = run(capsys, *options)
+    assert code == 0, err
+    assert "report.html" in stdout
+    assert (out / "report.html").read_text(encoding="utf-8") == report(out)

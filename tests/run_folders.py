@@ -1,0 +1,60 @@
+"""Runs of the tiny model, made as users make them, for tests of what is shown of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import undertow as ut
+from command import some_rows, write_jsonl
+from tiny import tiny_folder
+from undertow.auditing.audit import audit_to_folder
+from undertow.auditing.settings import AuditSettings
+from undertow.comparing.compare import compare_to_folder
+from undertow.comparing.settings import CompareSettings
+from undertow.training.run import train_to_folder
+from undertow.training.settings import TrainSettings
+
+TOKENS = ut.TokenSettings(max_length=400)
+ROWS = 24
+
+
+def made(folder: Path, rows: list[dict[str, Any]] | None = None) -> tuple[Path, Path]:
+    """Data and a model to use them with."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return write_jsonl(folder / "prefs.jsonl", rows or some_rows(ROWS)), tiny_folder(folder / "model")
+
+
+def trained(data: Path, model: Path, out: Path, **options: Any) -> Path:
+    """A training run of a few steps, looked at every second one."""
+    given = {"lr": 1e-3, "max_steps": 8, "batch_size": 3, "track_every": 2, "save_every": 4, "device": "cpu"} | options
+    train_to_folder(data, str(model), out, TrainSettings(tokens=TOKENS, dtype="float32", **given))
+    return out
+
+
+def audited(data: Path, model: Path, out: Path) -> Path:
+    """An audit with every predictor."""
+    audit_to_folder(data, str(model), out, AuditSettings(tokens=TOKENS, dtype="float32", pull=True))
+    return out
+
+
+def compared(data: Path, before: Path, after: Path, out: Path, **options: Any) -> Path:
+    """A comparison, with few resamples."""
+    settings = CompareSettings(**({"tokens": TOKENS, "dtype": "float32", "resamples": 100} | options))
+    compare_to_folder(data, str(before), str(after), out, settings)
+    return out
+
+
+def rows_drawn(chart: Any) -> list[dict[str, Any]]:
+    """All rows of a chart's data, wherever in the chart they stand."""
+    return list(_rows(chart.to_dict()))
+
+
+def _rows(part: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(part, dict):
+        values = part["data"].get("values", []) if isinstance(part.get("data"), dict) else []
+        yield from values
+        yield from (row for rows in part.get("datasets", {}).values() for row in rows)
+    for inner in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+        yield from _rows(inner)
