@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation: ``role`` is system, user, assistant or what the data says; ``content`` is text."""
+    """One turn of a conversation: ``role`` is system, user, assistant or what the data says; ``content`` is text.
+
+    ``extra`` are the turn's further fields that a chat template may read (reasoning, tool calls, a tool's name), as
+    canonical JSON (see :func:`canonical`); empty where there are none.
+    """
 
     role: str
     content: str
+    extra: str = ""
+
+    def record(self) -> dict[str, Any]:
+        """The turn as a chat template reads it."""
+        return {"role": self.role, "content": self.content, **(json.loads(self.extra) if self.extra else {})}
+
+
+def canonical(fields: Mapping[str, Any]) -> str:
+    """Fields as JSON with sorted keys, so that equal fields are equal text; empty text for none."""
+    return json.dumps(fields, ensure_ascii=False, sort_keys=True, separators=(",", ":")) if fields else ""
 
 
 Prompt = str | tuple[Message, ...]
@@ -26,6 +42,8 @@ class Pair:
     ``row`` is the 0-based position in the input; ``line`` is the 1-based line in a text file and the 1-based row in a
     table file. ``rows`` are all input rows the pair was made of (more than one for ``unpaired`` data only). ``by`` are
     the values, as text, of those other columns of the data that were asked for, in the order they were asked for.
+    ``chosen_extra`` and ``rejected_extra`` are further fields of the two responses' turns, and ``tools`` the tools that
+    the conversation may use: canonical JSON (``tools`` a list), empty where there are none.
     """
 
     row: int
@@ -36,12 +54,22 @@ class Pair:
     line: int = 0
     rows: tuple[int, ...] = ()
     by: tuple[str, ...] = ()
+    chosen_extra: str = ""
+    rejected_extra: str = ""
+    tools: str = ""
 
     @property
     def pair_id(self) -> str:
         """16 hex digits: a hash of prompt, chosen and rejected. Equal text has an equal id, wherever it stands."""
-        prompt = self.prompt if isinstance(self.prompt, str) else [[m.role, m.content] for m in self.prompt]
-        text = json.dumps([prompt, self.chosen, self.rejected], ensure_ascii=False, separators=(",", ":"))
+        prompt = (
+            self.prompt
+            if isinstance(self.prompt, str)
+            else [[m.role, m.content, *([m.extra] if m.extra else [])] for m in self.prompt]
+        )
+        parts: list[Any] = [prompt, self.chosen, self.rejected]
+        if self.chosen_extra or self.rejected_extra or self.tools:
+            parts += [self.chosen_extra, self.rejected_extra, self.tools]
+        text = json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
     @property
@@ -49,7 +77,7 @@ class Pair:
         """The prompt as one text for people: of a conversation, a block ``role: content`` for each turn."""
         if isinstance(self.prompt, str):
             return self.prompt
-        return "\n\n".join(f"{message.role}: {message.content}" for message in self.prompt)
+        return "\n\n".join(" ".join(filter(None, (f"{m.role}: {m.content}", m.extra))) for m in self.prompt)
 
     @property
     def source_rows(self) -> tuple[int, ...]:
