@@ -41,7 +41,7 @@ def gpt(value: Any) -> Row:
 GOOD: dict[str, Row] = {
     "standard": {"prompt": "What is N?", "chosen": "Good N.", "rejected": "Bad N."},
     "conversational": {"prompt": [user("What is N?")], "chosen": [said("Good N.")], "rejected": [said("Bad N.")]},
-    "implicit": {"chosen": "What is N? Good N.", "rejected": "What is N? Bad N."},
+    "implicit": {"chosen": "What is N?\n### Response:\nGood N.", "rejected": "What is N?\n### Response:\nBad N."},
     "ultrafeedback": {
         "prompt": "What is N?",
         "chosen": [user("What is N?"), said("Good N.")],
@@ -157,7 +157,7 @@ ROWS: list[tuple[str, Row, str]] = [
     ("hh", {"chosen": "\n\nHuman: a\n\nAssistant: b\n\nHuman: c"}, "the last turn of `chosen` is Human's"),
     ("alpacafarm", {"preference": 3}, "`preference` is a number (3), expected 1 or 2"),
     ("alpacafarm", {"preference": True}, "`preference` is a truth value"),
-    ("alpacafarm", {"preference": "2"}, "`preference` is a string ('2')"),
+    ("alpacafarm", {"preference": "both good"}, "`preference` is a string ('both good'), expected 1 or 2"),
     ("alpacafarm", {"output_1": None}, "`output_1` is null"),
     ("alpacafarm", {"input": 4}, "`input` is a number (4)"),
     ("sharegpt", {"chosen": human("Good 9.")}, "`chosen` is a message of the role a string ('user')"),
@@ -221,7 +221,7 @@ def test_unpaired_rows_without_a_counterpart(tmp_path: Path) -> None:
         one("a", "Good 0.", True),
         one("b", "alone", True),
         one("a", "Bad 0.", False),
-        one("c", "x", "yes"),
+        one("c", "x", "so so"),
         one("d", "same", True),
         one("d", "same", False),
         one("e", None, True),
@@ -240,7 +240,7 @@ def test_unpaired_rows_without_a_counterpart(tmp_path: Path) -> None:
     assert reasons.keys() == {1, 3, 4, 5, 6, 7}, "good and bad rows together are all rows"
     assert "no completion with the opposite label for this prompt" in reasons[1]
     assert "no completion with the opposite label for this prompt" in reasons[7]
-    assert "`label` is a string ('yes'), expected true or false" in reasons[3]
+    assert "`label` is a string ('so so'), expected true or false" in reasons[3]
     assert "identical" in reasons[4]
     assert "(row 4)" in reasons[5]
     assert "`completion` is null" in reasons[6]

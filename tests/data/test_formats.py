@@ -71,16 +71,24 @@ EXAMPLES: dict[str, tuple[Row, str, Any, str, str]] = {
         *("conversational", ASKED, "Yes.", "No."),
     ),
     "implicit text": (
-        {"chosen": "Is snow white? Yes.", "rejected": "Is snow white? No."},
-        *("implicit", "Is snow white?", " Yes.", " No."),
+        {
+            side: f"Question: white?\n\n### Response:\n{said}"
+            for side, said in (("chosen", "Yes."), ("rejected", "No."))
+        },
+        *("implicit", "Question: white?\n\n### Response:\n", "Yes.", "No."),
     ),
-    "implicit text that parts within a word": (
-        {"chosen": "The sky is blue.", "rejected": "The sky is black."},
-        *("implicit", "The sky is", " blue.", " black."),
+    "implicit text whose responses begin alike": (
+        {
+            side: f"<|im_start|>user\nWhite?<|im_end|>\n<|im_start|>assistant\nIt is {said}"
+            for side, said in (("chosen", "white."), ("rejected", "black."))
+        },
+        "implicit",
+        "<|im_start|>user\nWhite?<|im_end|>\n<|im_start|>assistant\n",
+        *("It is white.", "It is black."),
     ),
     "implicit text where one goes on": (
-        {"chosen": "Say it: yes and more", "rejected": "Say it: yes"},
-        *("implicit", "Say it:", " yes and more", " yes"),
+        {"chosen": "[INST] Say it: [/INST] yes and more", "rejected": "[INST] Say it: [/INST] yes"},
+        *("implicit", "[INST] Say it: [/INST]", " yes and more", " yes"),
     ),
     "implicit messages": (
         {"chosen": [user("Is snow white?"), assistant("Yes.")], "rejected": [user("Is snow white?"), assistant("No.")]},
@@ -142,7 +150,7 @@ EXAMPLES: dict[str, tuple[Row, str, Any, str, str]] = {
     ),
     "alpaca-ranking": (
         {**ALPACA, "chosen": "snow", "rejected": "ice"},
-        *("alpaca-ranking", "Translate.\nSchnee", "snow", "ice"),
+        *("alpaca-ranking", "Translate.\n\nSchnee", "snow", "ice"),
     ),
     "alpaca-ranking with all it can have": (
         {
@@ -162,6 +170,92 @@ EXAMPLES: dict[str, tuple[Row, str, Any, str, str]] = {
     "argilla with a question": (
         {"system": "Be brief.", "question": "Is snow white?", "chosen": "Yes.", "rejected": "No."},
         *("argilla", (Message("system", "Be brief."), *ASKED), "Yes.", "No."),
+    ),
+    "openai": (
+        {
+            "input": {"messages": [user("Is snow white?")], "tools": [], "parallel_tool_calls": True},
+            "preferred_output": [assistant("Yes.")],
+            "non_preferred_output": [assistant("No.")],
+        },
+        *("openai", ASKED, "Yes.", "No."),
+    ),
+    "messages": (
+        {"messages": [user("Is snow white?")], "chosen": assistant("Yes."), "rejected": assistant("No.")},
+        *("messages", ASKED, "Yes.", "No."),
+    ),
+    "messages and strings": (
+        {"conversations": [{"from": "human", "value": "Is snow white?"}], "chosen": "Yes.", "rejected": "No."},
+        *("messages", ASKED, "Yes.", "No."),
+    ),
+    "messages that both repeat": (
+        {
+            "prompt": [user("Is snow white?")],
+            "chosen": [user("Is snow white?"), assistant("Yes.")],
+            "rejected": [user("Is snow white?"), assistant("No.")],
+        },
+        *("conversational", ASKED, "Yes.", "No."),
+    ),
+    "question-answers": (
+        {"system": "", "query": "Is snow white?", "response_chosen": "Yes.", "response_rejected": "No."},
+        *("question-answers", "Is snow white?", "Yes.", "No."),
+    ),
+    "question-answers with a history": (
+        {"history": [["Hi", "Hello."]], "input": "Is snow white?", "chosen": assistant("Yes."), "rejected": "No."},
+        *("question-answers", LATER, "Yes.", "No."),
+    ),
+    "ms-swift": (
+        {"messages": [user("Is snow white?"), assistant("Yes.")], "rejected_response": "No."},
+        *("ms-swift", ASKED, "Yes.", "No."),
+    ),
+    "ms-swift with whole conversations": (
+        {
+            "messages": [user("Is snow white?"), assistant("Yes.")],
+            "rejected_messages": [user("Is snow white?"), assistant("No.")],
+        },
+        *("ms-swift", ASKED, "Yes.", "No."),
+    ),
+    "two-responses": (
+        {"question": "Is snow white?", "answer_a": "No.", "answer_b": "Yes.", "winner": "answer_b"},
+        *("two-responses", "Is snow white?", "Yes.", "No."),
+    ),
+    "two-responses counted from 0": (
+        {"prompt": "Is snow white?", "response_0": "No.", "response_1": "Yes.", "better_response_id": 1},
+        *("two-responses", "Is snow white?", "Yes.", "No."),
+    ),
+    "two-responses of SHP": (
+        {"history": "Is snow white?", "human_ref_A": "Yes.", "human_ref_B": "No.", "labels": 1, "score_A": 9},
+        *("two-responses", "Is snow white?", "Yes.", "No."),
+    ),
+    "two-responses of HelpSteer": (
+        {"context": [user("Is snow white?")], "response1": "No.", "response2": "Yes.", "overall_preference": 2},
+        *("two-responses", ASKED, "Yes.", "No."),
+    ),
+    "arena": (
+        {
+            "model_a": "x-1",
+            "conversation_a": [user("Is snow white?"), assistant("No.")],
+            "conversation_b": [user("Is snow white?"), assistant("Yes.")],
+            "winner": "model_b",
+        },
+        *("arena", ASKED, "Yes.", "No."),
+    ),
+    "ranked": (
+        {"instruction": "Is snow white?", "input": "", "output": ["Yes.", "No."]},
+        *("ranked", "Is snow white?", "Yes.", "No."),
+    ),
+    "ranked by ranks": (
+        {
+            "prompt": "Is snow white?",
+            "answers": [{"answer": said, "rank": rank} for said, rank in (("Perhaps.", 2), ("No.", 3), ("Yes.", 1))],
+        },
+        *("ranked", "Is snow white?", "Yes.", "No."),
+    ),
+    "pool of objects": (
+        {
+            "instruction": "Is snow white?",
+            "completions": [{"response": said, "overall_score": score} for said, score in (("No.", 1), ("Yes.", 7.5))],
+        },
+        *("pool", "Is snow white?", "Yes.", "No."),
     ),
     "pool": (
         {"prompt": "Is snow white?", "responses": ["Maybe.", "Yes.", "No."], "scores": [0.5, 2, -1]},
@@ -186,7 +280,8 @@ def test_a_row_is_recognised_and_means_this_pair(name: str) -> None:
 
 
 def test_every_layout_has_an_example() -> None:
-    assert {layout for _, layout, *_ in EXAMPLES.values()} | {"columns", "unpaired"} == set(FORMATS)
+    others = {"columns", "unpaired", "no-prompt"}
+    assert {layout for _, layout, *_ in EXAMPLES.values()} | others == set(FORMATS)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +292,7 @@ def test_every_layout_has_an_example() -> None:
         ({"prompt": "a", "chosen": f"{HH} b", "rejected": f"{HH} c"}, "standard"),
         ({"instruction": "a", "input": None, "chosen": "b", "rejected": "c"}, "alpaca-ranking"),
         ({"instruction": "a", "chosen": "b", "rejected": "c"}, "argilla"),
-        ({"chosen": "Human: a\n\nAssistant: b", "rejected": "Human: a, Assistant: c"}, "implicit"),
+        ({"chosen": "Human: a\n\nAI: b", "rejected": "Human: a\n\nAI: c"}, "implicit"),
         ({"prompt": "a", "responses": ["b", "c"], "completion": "b", "label": True}, "pool"),
         ({"prompt": "a", "completion": "b", "label": True}, "unpaired"),
         (
@@ -235,7 +330,7 @@ def test_format_overrides_what_would_be_recognised() -> None:
 def test_an_implicit_prompt_is_the_one_trl_takes(prompt: str, words: tuple[str, str]) -> None:
     trl = pytest.importorskip("trl.data_utils", reason="needs the extra undertow[trl]")
     row = {side: f"{prompt} {said}" for side, said in zip(("chosen", "rejected"), words, strict=True)}
-    (pair,) = read_pairs([row])
+    (pair,) = read_pairs([row], format="implicit")
     assert {"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected} == trl.extract_prompt(row)
 
 
@@ -247,7 +342,7 @@ def test_an_implicit_prompt_tears_no_word_and_loses_no_letter(
     start: list[str], one: list[str], other: list[str]
 ) -> None:
     row = {"chosen": " ".join(["Q", *start, *one, "yes"]), "rejected": " ".join(["Q", *start, *other, "no"])}
-    (entry,) = open_pairs([row], on_bad_row="skip").entries()
+    (entry,) = open_pairs([row], format="implicit", on_bad_row="skip").entries()
     assert isinstance(entry, Pair)
     assert entry.prompt + entry.chosen == row["chosen"]  # type: ignore[operator]
     assert entry.prompt + entry.rejected == row["rejected"]  # type: ignore[operator]
@@ -264,6 +359,7 @@ TURN = st.one_of(
 )
 VALUE = st.one_of(SCALAR, TURN, st.lists(st.one_of(SCALAR, TURN, st.lists(SCALAR, max_size=2)), max_size=3))
 ROW_OF = {layout: row for row, layout, *_ in EXAMPLES.values()}
+ROW_OF["no-prompt"] = {"chosen": "a", "rejected": "b"}
 ROW_OF["unpaired"] = {"prompt": "p", "completion": "a", "label": True}
 
 
@@ -453,6 +549,6 @@ def test_the_documentation_shows_rows_that_are_what_it_says() -> None:
     for name, text in shown:
         rows = [json.loads(line) for line in text.splitlines()]
         columns = parse_columns("prompt=question,chosen=better,rejected=worse") if name == "columns" else None
-        pairs = read_pairs(rows, columns=columns)
+        pairs = read_pairs(rows, columns=columns, empty_prompt=name == "no-prompt")
         assert pairs.format == name
         assert len(list(pairs)) == 1

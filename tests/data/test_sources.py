@@ -20,6 +20,7 @@ import pytest
 import zstandard
 
 from undertow.data.reading import open_pairs, read_pairs
+from undertow.data.sources.csvfiles import read_header
 from undertow.data.sources.opening import from_rows, open_source
 from undertow.errors import DataError, OptionError
 
@@ -138,8 +139,24 @@ def test_raw_is_each_line_to_the_byte(tmp_path: Path, name: str) -> None:
     assert raw == [line for line in content.splitlines(keepends=True) if line.strip()]
 
 
+@pytest.mark.parametrize("packing", ["", ".gz", ".zst"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_raw_is_each_csv_record_to_the_byte(tmp_path: Path, packing: str, mark: bytes) -> None:
+    """Quotes, line breaks inside and line ends as they stand; a record that cannot be parsed has none."""
+    header, one, broken, two, three = (
+        *(b'"a",b \r\n', b'1,"x\ny""z"\r\n', b'"open" quote,y\n', b"\xc3\xa9, 3\n", b'4,""'),
+    )
+    packers: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".zst": zst}
+    path = tmp_path / f"a.csv{packing}"
+    path.write_bytes(packers.get(packing, bytes)(mark + header + one + broken + b"\n" + two + three))
+    rows = list(open_source(path).rows())
+    assert [row.raw for row in rows] == [one, None, two, three]
+    assert [bool(row.error) for row in rows] == [False, True, False, False]
+    assert read_header(path, "a.csv") == (["a", "b "], mark + header)
+
+
 def test_raw_is_none_where_rows_are_no_lines(tmp_path: Path) -> None:
-    for name in ("a.json", "a.csv", "a.parquet", "a.arrow"):
+    for name in ("a.json", "a.parquet", "a.arrow"):
         (tmp_path / name).write_bytes(FILES[name])
         assert {raw.raw for raw in open_source(tmp_path / name).rows()} == {None}
 

@@ -340,3 +340,12 @@ def test_real_pairs_keep_their_text(smollm2_tokenizer, shared_data):
         assert text_of(smollm2_tokenizer, tokens.chosen) == row["chosen"] + "<|im_end|>"
         assert text_of(smollm2_tokenizer, tokens.rejected) == row["rejected"] + "<|im_end|>"
         assert row["prompt"] in text_of(smollm2_tokenizer, tokens.prompt)
+
+
+def test_an_empty_prompt_needs_a_token_to_predict_from():
+    with_bos = encoded(PairEncoder(sentencepiece_like(), PLAIN), pair(""))
+    assert len(with_bos.prompt) == 1
+    reason = refused(PairEncoder(sentencepiece_like(bos=False), PLAIN), pair(""))
+    assert "the prompt is empty" in reason
+    chat = encoded(PairEncoder(with_template(sentencepiece_like(), GEMMA_TEMPLATE), TokenSettings()), pair(""))
+    assert chat.prompt_tokens > 1

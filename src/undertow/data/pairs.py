@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,9 +26,12 @@ class Message:
         return {"role": self.role, "content": self.content, **(json.loads(self.extra) if self.extra else {})}
 
 
-def canonical(fields: Mapping[str, Any]) -> str:
-    """Fields as JSON with sorted keys, so that equal fields are equal text; empty text for none."""
-    return json.dumps(fields, ensure_ascii=False, sort_keys=True, separators=(",", ":")) if fields else ""
+def canonical(fields: Mapping[str, Any] | Sequence[Any]) -> str:
+    """Fields, or a list, as JSON of one form, so that equal data are equal text; empty text for none.
+
+    Keys keep their order: chat templates write tools out in the order in which the data have them.
+    """
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":")) if fields else ""
 
 
 Prompt = str | tuple[Message, ...]

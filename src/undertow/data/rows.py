@@ -11,8 +11,8 @@ class RawRow:
     """One input row: its value, or the reason why there is none.
 
     ``row`` is the 0-based position in the whole input, over all files; ``line`` the 1-based line in a text file, the
-    1-based row in a table. ``raw`` holds the bytes of a JSON line, its newline included if it had one (a byte order
-    mark belongs to the file, not to the line); it is None for all other kinds of source.
+    1-based row in a table. ``raw`` holds the bytes of a JSON line or of a CSV record, its newline included if it had
+    one (a byte order mark belongs to the file, not to the row); it is None for all other kinds of source.
     """
 
     row: int

@@ -1,4 +1,4 @@
-"""Pairs out of single labelled responses: the i-th good with the i-th bad of the same prompt."""
+"""Single labelled responses, and pairs out of them: the i-th good with the i-th bad of the same prompt."""
 
 from __future__ import annotations
 
@@ -7,9 +7,57 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from undertow.data.by_columns import merged
-from undertow.data.layouts.formats import Labelled
-from undertow.data.pairs import BadRow, Pair, Prompt
-from undertow.data.rows import RawRow
+from undertow.data.layouts.assembly import question, tools, whole_prompt
+from undertow.data.layouts.layout import ANSWER, ANY, TEXT_OR_LIST, Columns, Labelled, Layout, Part, find_parts
+from undertow.data.layouts.values import MisfitError, Row, answer, asked, is_turns, reply, turns
+from undertow.data.layouts.vocabulary import COMPLETIONS, CONVERSATIONS, LABELS, PROMPTS, truth
+from undertow.data.pairs import BadRow, Message, Pair, Prompt
+from undertow.data.rows import RawRow, shown
+
+
+def _labelled(row: Row, at: Columns) -> Labelled:
+    if at["completion"] != at["prompt"]:
+        prompt = question(row, at)
+        completion = answer(row[at["completion"]], f"`{at['completion']}`")
+    else:
+        where = f"`{at['prompt']}`"
+        whole = turns(row[at["prompt"]], where)
+        prompt = asked(whole[:-1], f"what comes before the last message of {where}")
+        completion = reply(whole[-1:], f"the end of {where}")
+    return Labelled(whole_prompt(prompt, row, at), completion, _label(row, at), tools(row, at))
+
+
+def _find(parts: tuple[Part, ...], row: Row) -> dict[str, str]:
+    """A conversation without a column for its response ends with it: both parts then stand in one column."""
+    whole = next((name for name in CONVERSATIONS if is_turns(row.get(name))), None)
+    if whole is None or any(name in row for name in COMPLETIONS):
+        return find_parts(parts, row)
+    rest = find_parts(parts, {name: value for name, value in row.items() if name != whole})
+    return {**rest, "prompt": whole, "completion": whole}
+
+
+def _label(row: Row, at: Columns) -> bool:
+    said = truth(row[at["label"]])
+    if said is None:
+        expected = "true or false (or 1, 0, yes, no, desirable, undesirable)"
+        raise MisfitError(f"`{at['label']}` is {shown(row[at['label']])}, expected {expected}")
+    return said
+
+
+UNPAIRED = Layout(
+    "unpaired",
+    (
+        Part("prompt", (*PROMPTS, *CONVERSATIONS), TEXT_OR_LIST),
+        Part("completion", COMPLETIONS, ANSWER),
+        Part("label", LABELS, ANY),
+    ),
+    _labelled,
+    when=lambda row: any(truth(row.get(name)) is not None for name in LABELS),
+    find=_find,
+)
+
+
+_Asked = tuple[Prompt, str]  # with the tools
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +65,7 @@ class _Waiting:
     row: int
     file: str
     line: int
-    completion: str
+    completion: Message
     by: tuple[str, ...]
 
 
@@ -25,14 +73,15 @@ class Matcher:
     """Holds the rows that still wait for their counterpart, and only those."""
 
     def __init__(self) -> None:
-        self._waiting: dict[tuple[Prompt, bool], deque[_Waiting]] = {}
+        self._waiting: dict[tuple[_Asked, bool], deque[_Waiting]] = {}
 
     def add(self, raw: RawRow, labelled: Labelled, by: tuple[str, ...] = ()) -> Iterator[Pair | BadRow]:
         """What a row completes: a pair, two bad rows where both responses are the same, or nothing yet."""
         ours = _Waiting(raw.row, raw.file, raw.line, labelled.completion, by)
-        theirs = self._take(labelled.prompt, not labelled.label)
+        asks = labelled.prompt, labelled.tools
+        theirs = self._take(asks, not labelled.label)
         if theirs is None:
-            self._waiting.setdefault((labelled.prompt, labelled.label), deque()).append(ours)
+            self._waiting.setdefault((asks, labelled.label), deque()).append(ours)
         elif theirs.completion == ours.completion:
             for one, other in ((theirs, ours), (ours, theirs)):
                 yield _bad(one, f"identical to the completion with the opposite label (row {other.row})")
@@ -41,12 +90,15 @@ class Matcher:
             yield Pair(
                 row=ours.row,
                 prompt=labelled.prompt,
-                chosen=good.completion,
-                rejected=bad.completion,
+                chosen=good.completion.content,
+                rejected=bad.completion.content,
                 file=ours.file,
                 line=ours.line,
                 rows=(theirs.row, ours.row),
                 by=merged(good.by, bad.by),
+                chosen_extra=good.completion.extra,
+                rejected_extra=bad.completion.extra,
+                tools=labelled.tools,
             )
 
     def leftovers(self) -> Iterator[BadRow]:
@@ -56,13 +108,13 @@ class Matcher:
             came = "true" if label else "false"
             yield _bad(one, f"no completion with the opposite label for this prompt (here `label` is {came})")
 
-    def _take(self, prompt: Prompt, label: bool) -> _Waiting | None:
-        queue = self._waiting.get((prompt, label))
+    def _take(self, asks: _Asked, label: bool) -> _Waiting | None:
+        queue = self._waiting.get((asks, label))
         if queue is None:
             return None
         first = queue.popleft()
         if not queue:
-            del self._waiting[prompt, label]
+            del self._waiting[asks, label]
         return first
 
 

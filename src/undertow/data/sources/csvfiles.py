@@ -6,15 +6,12 @@ import csv
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from undertow.data.rows import RawRow
-from undertow.data.sources.textblocks import BrokenStreamError, blocks, lines
+from undertow.data.sources.textblocks import BrokenStreamError, blocks, byte_order_mark, lines
 from undertow.errors import DataError
 
 _LONGEST_FIELD = 1 << 26
-_TRUTH = {"true": True, "false": False, "1": True, "0": False}
-_CHOICE = {"1": 1, "2": 2}
 
 
 class _Lines:
@@ -35,6 +32,10 @@ class _Lines:
         self.number += 1
         return line
 
+    def raw(self) -> bytes:
+        """The row being read, to the byte."""
+        return "".join(self.read).encode("utf-8", "surrogateescape")
+
     def back_to_second(self) -> None:
         """Give all lines of the row but its first back, to be read anew."""
         self._again.extendleft(reversed(self.read[1:]))
@@ -42,7 +43,7 @@ class _Lines:
 
 
 def read_csv(path: Path, name: str, start: int) -> Iterator[RawRow]:
-    """Rows of a CSV file with a header. Values are strings, but for the columns that no layout has as text.
+    """Rows of a CSV file with a header. Values are strings; what they mean, the layouts know.
 
     A row that cannot be parsed is an error row for its first line; reading goes on with the line after it.
     """
@@ -53,12 +54,23 @@ def read_csv(path: Path, name: str, start: int) -> Iterator[RawRow]:
     header = _header(records, name)
     row = start
     for line, fields, error in records:
-        value = None
+        value, raw = None, None
         if fields is not None:
-            error = _misfit(header, fields)
-            value = _typed(dict(zip(header, fields, strict=True))) if error is None else None
-        yield RawRow(row, name, line, value, error)
+            error, raw = _misfit(header, fields), feed.raw()
+            value = dict(zip(header, fields, strict=True)) if error is None else None
+        yield RawRow(row, name, line, value, error, raw)
         row += 1
+
+
+def read_header(path: Path, name: str) -> tuple[list[str], bytes]:
+    """The columns of a CSV file, and its header to the byte, a byte order mark included.
+
+    Raises:
+        DataError: it has no header that can be read.
+    """
+    feed = _Lines(lines(blocks(path, name)))
+    header = _header(_records(feed), name)
+    return header, byte_order_mark(path) + feed.raw()
 
 
 def _records(feed: _Lines) -> Iterator[tuple[int, list[str] | None, str | None]]:
@@ -107,15 +119,6 @@ def _is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _typed(value: dict[str, Any]) -> dict[str, Any]:
-    """A cell is text; `label` of `unpaired` and `preference` of `alpacafarm` are read as what they say."""
-    if "completion" in value and "label" in value:
-        value["label"] = _TRUTH.get(value["label"].strip().lower(), value["label"])
-    if "output_1" in value and "preference" in value:
-        value["preference"] = _CHOICE.get(value["preference"].strip(), value["preference"])
-    return value
 
 
 def _reason(error: csv.Error) -> str:

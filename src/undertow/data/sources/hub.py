@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from undertow.data.rows import RawRow
-from undertow.data.sources.tables import cells, check_columns
+from undertow.data.sources.tables import cells, check_columns, first_line
 from undertow.errors import DataError
 
 _BATCH = 64
@@ -42,7 +42,7 @@ def open_saved(folder: Path, split: str | None) -> Any:
     try:
         found = datasets.load_from_disk(str(folder))
     except Exception as error:
-        raise DataError(f"{folder} cannot be read as a saved data set: {_first_line(error)}.") from error
+        raise DataError(f"{folder} cannot be read as a saved data set: {first_line(error)}.") from error
     return choose_split(found, split, str(folder))
 
 
@@ -58,7 +58,7 @@ def open_repository(where: str, name: str | None, split: str | None) -> Any:
         found = datasets.load_dataset(where, name=name, streaming=True)
     except ConnectionError as error:
         raise DataError(
-            f"{where} is no local file or folder, and the Hub cannot be reached for it ({_first_line(error)}). Check "
+            f"{where} is no local file or folder, and the Hub cannot be reached for it ({first_line(error)}). Check "
             "the path, or for a data set on the Hub the network, and that HF_HUB_OFFLINE is not set."
         ) from error
     except Exception as error:  # builders raise whatever their file formats raise
@@ -90,7 +90,7 @@ def dataset_rows(dataset: Any, name: str) -> Iterator[RawRow]:
             table = next(batches, None)
         except Exception as failure:  # as above: whatever the builder of its file format raises
             raise DataError(
-                f"{name} cannot be read after row {row - 1}: {_first_line(failure)}. Undertow tells which rows are "
+                f"{name} cannot be read after row {row - 1}: {first_line(failure)}. Undertow tells which rows are "
                 "broken when it is given the data files themselves."
             ) from failure
         if table is None:
@@ -107,8 +107,4 @@ def _not_loaded(where: str, error: Exception) -> str:
     listed = re.search(r"(?:available configs|Available): \[([^\]]*)\]", message)
     if listed:
         return f"{where} has several configurations: {listed[1]}. Choose one of them with --name."
-    return f"{where} cannot be loaded as a data set: {_first_line(error)}."
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return f"{where} cannot be loaded as a data set: {first_line(error)}."

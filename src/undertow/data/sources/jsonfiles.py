@@ -1,4 +1,4 @@
-"""JSON lines, and a JSON list read element by element.
+"""JSON lines, and a JSON list read element by element, be it the whole file or the rows that a viewer exports.
 
 The list is split with the standard library's own scanner: it keeps lone surrogates and NaN as they are, and lets one
 look for keys that stand twice, where the C parsers for streams change or refuse them.
@@ -22,6 +22,8 @@ _ESCAPED_BYTES = re.compile("[\udc80-\udcff]")
 # An error this near to the end of what was read may only mean that more must be read.
 _NEAR_END = 64
 _FIRST_LINE = 1 << 24
+# What a dataset viewer's answer has beside its rows: `{"features": …, "rows": [{"row_idx": …, "row": {…}}], …}`.
+_VIEWER_KEYS = ("features", "num_rows_total", "num_rows_per_page", "partial", "dataset", "config", "split")
 
 
 class _Reader(json.JSONDecoder):
@@ -56,14 +58,23 @@ def read_jsonl(path: Path, name: str, start: int) -> Iterator[RawRow]:
 
 
 def read_json_list(path: Path, name: str, start: int) -> Iterator[RawRow]:
-    """Rows of a file that is one JSON list of objects, streamed. What cannot be parsed ends it, with an error row."""
+    """Rows of a file that is one JSON list of objects, streamed. What cannot be parsed ends it, with an error row.
+
+    Of what a dataset viewer exports, a row is what stands under `row`.
+    """
     text = _Text(blocks(path, name))
     row = start
     try:
-        if not text.skip_space():
+        first = text.skip_space()
+        if not first:
             return
+        inside = first == "{"
+        if inside and not _go_to_rows(text):
+            raise _SyntaxError("not JSON: expected a list of rows")
         text.take("[")
-        for line, value, error in _elements(text):
+        for line, value, error in _elements(text, last=not inside):
+            if inside and value is not None:
+                value, error = _viewed(value)
             yield RawRow(row, name, line, value, error)
             row += 1
     except (BrokenStreamError, _SyntaxError) as error:
@@ -71,7 +82,7 @@ def read_json_list(path: Path, name: str, start: int) -> Iterator[RawRow]:
 
 
 def json_kind(path: Path, name: str) -> Literal["json", "jsonl"]:
-    """Whether a ``.json`` file is a list or JSON lines.
+    """Whether a ``.json`` file is a list (or a viewer's export, with one inside) or JSON lines.
 
     Raises:
         DataError: it is neither.
@@ -81,6 +92,8 @@ def json_kind(path: Path, name: str) -> Literal["json", "jsonl"]:
     except BrokenStreamError:  # the reader of the whole file will say where
         return "json"
     if not first or first.startswith(b"["):
+        return "json"
+    if first.startswith(b"{") and _is_export(path, name):
         return "json"
     value, _ = _object_of(first, _Reader())
     if first.startswith(b"{") and (value is not None or first.endswith(b"}") or len(first) >= _FIRST_LINE):
@@ -171,7 +184,54 @@ class _Text:
         self.move(self.at + 1)
 
 
-def _elements(text: _Text) -> Iterator[tuple[int, dict[str, Any] | None, str | None]]:
+def _is_export(path: Path, name: str) -> bool:
+    """Whether a file is an object with a list `rows`, each element of which has its row under `row`."""
+    text = _Text(blocks(path, name))
+    try:
+        if text.skip_space() != "{" or not _go_to_rows(text):
+            return False
+        text.take("[")
+        if text.skip_space() != "{":
+            return False
+        value, _ = _element(text, _Reader())
+    except (BrokenStreamError, _SyntaxError):
+        return False
+    return value is not None and isinstance(value.get("row"), dict) and "row_idx" in value
+
+
+def _go_to_rows(text: _Text) -> bool:
+    """Go into an object, up to its list `rows`; False where it has keys before that no viewer writes."""
+    text.take("{")
+    while text.skip_space() == '"':
+        key = _next_value(text, _Reader())[0]
+        text.take(":")
+        if key == "rows":
+            return text.skip_space() == "["
+        if key not in _VIEWER_KEYS:
+            return False
+        text.skip_space()
+        _next_value(text, _Reader())
+        if text.skip_space() != ",":
+            return False
+        text.take(",")
+    return False
+
+
+def _viewed(value: dict[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
+    """The row in an element of a viewer's export."""
+    row = value.get("row")
+    if not isinstance(row, dict):
+        return None, f"`row` is {shown(row)}, expected an object, as in the other rows that the viewer exported"
+    if cut := value.get("truncated_cells"):
+        return (
+            None,
+            f"the viewer cut the cells {', '.join(f'`{cell!s:.40}`' for cell in cut)}; download the data itself",
+        )
+    return row, None
+
+
+def _elements(text: _Text, *, last: bool = True) -> Iterator[tuple[int, dict[str, Any] | None, str | None]]:
+    """The elements of a list; ``last``: nothing may follow it."""
     reader = _Reader()
     if text.skip_space() == "]":
         text.take("]")
@@ -185,11 +245,19 @@ def _elements(text: _Text) -> Iterator[tuple[int, dict[str, Any] | None, str | N
                 text.take("]")
                 break
             text.take(",")
-    if text.skip_space():
+    if last and text.skip_space():
         raise _SyntaxError("not JSON: there is more after the end of the list")
 
 
 def _element(text: _Text, reader: _Reader) -> tuple[dict[str, Any] | None, str | None]:
+    value, came = _next_value(text, reader)
+    if not came.isascii() and _ESCAPED_BYTES.search(came):
+        return None, "invalid UTF-8"
+    return _checked(value, reader)
+
+
+def _next_value(text: _Text, reader: _Reader) -> tuple[Any, str]:
+    """The value that begins here, and its text; the window then stands behind it."""
     while True:
         reader.twice = None
         try:
@@ -207,9 +275,7 @@ def _element(text: _Text, reader: _Reader) -> tuple[dict[str, Any] | None, str |
         text.grow()
     came = text.text[text.at : end]
     text.move(end)
-    if not came.isascii() and _ESCAPED_BYTES.search(came):
-        return None, "invalid UTF-8"
-    return _checked(value, reader)
+    return value, came
 
 
 def _syntax_reason(error: json.JSONDecodeError, text: _Text) -> str:

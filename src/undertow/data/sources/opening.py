@@ -4,34 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import json
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from undertow.data.pairs import Pair
+from undertow.data.pairs import Message, Pair
 from undertow.data.rows import RawRow, shown
 from undertow.data.sources.csvfiles import read_csv
 from undertow.data.sources.hub import dataset_rows, is_hub_id, is_repository, is_saved, open_repository, open_saved
 from undertow.data.sources.jsonfiles import json_kind, read_json_list, read_jsonl
+from undertow.data.sources.kinds import PACKED, Kind, kind_of
 from undertow.data.sources.tables import read_arrow, read_parquet
 from undertow.errors import DataError, OptionError
 
-__all__ = ["RawRow", "Source", "from_rows", "open_source"]
+__all__ = ["DataFile", "RawRow", "Source", "check_there", "from_rows", "open_source"]
 
-Kind = Literal["jsonl", "json", "csv", "parquet", "arrow", "datasets", "memory"]
-_KINDS: dict[str, Kind] = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "json",
-    ".csv": "csv",
-    ".parquet": "parquet",
-    ".arrow": "arrow",
-}
-_PACKED = {".gz": "gunzip", ".zst": "unzstd"}
 _READERS: dict[Kind, Callable[[Path, str, int], Iterator[RawRow]]] = {
     "jsonl": read_jsonl,
     "json": read_json_list,
@@ -42,16 +35,36 @@ _READERS: dict[Kind, Callable[[Path, str, int], Iterator[RawRow]]] = {
 _READABLE = "Undertow reads .jsonl, .ndjson, .json and .csv, each also .gz or .zst, and .parquet and .arrow"
 
 
+DEMO, DEMO_NAME = "demo", "the demo's pairs"
+"""As the data argument: the shipped pairs, unless a file or folder of that name is there; and how people call them."""
+
+
+def demo_pairs() -> Path:
+    """The shipped preference pairs: JSONL with ``prompt``, ``chosen``, ``rejected``, ``category``."""
+    return Path(str(files("undertow") / "demo" / "pairs.jsonl"))
+
+
+@dataclass(frozen=True, slots=True)
+class DataFile:
+    """One file of a source: where it is, how messages and its rows call it, and what it is."""
+
+    path: Path
+    name: str
+    kind: Kind
+
+
 class Source:
     """Rows that can be read any number of times.
 
-    ``name`` is how messages call it, ``kind`` what it is (that of its first file), ``files`` the files it consists of;
-    ``holds_pairs`` says that its rows were made of :class:`Pair` objects.
+    ``name`` is how messages call it, ``kind`` what it is (that of its first file), ``files`` the files it consists of,
+    ``parts`` what each of these is, where they are read one after another; ``holds_pairs`` says that its rows were made
+    of :class:`Pair` objects.
     """
 
     name: str
     kind: Kind
     files: tuple[Path, ...] = ()
+    parts: tuple[DataFile, ...] = ()
     holds_pairs: bool = False
 
     def rows(self) -> Iterator[RawRow]:
@@ -59,22 +72,15 @@ class Source:
         raise NotImplementedError
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
-    path: Path
-    name: str
-    kind: Kind
-
-
 class _Files(Source):
-    def __init__(self, name: str, files: list[_File]) -> None:
+    def __init__(self, name: str, files: list[DataFile]) -> None:
         self.name, self.kind = name, files[0].kind
         self.files = tuple(file.path for file in files)
-        self._files = files
+        self.parts = tuple(files)
 
     def rows(self) -> Iterator[RawRow]:
         start = 0
-        for file in self._files:
+        for file in self.parts:
             for raw in _READERS[file.kind](file.path, file.name, start):
                 yield raw
                 start = raw.row + 1
@@ -88,7 +94,7 @@ class _Spooled(_Files):
         self._spool = tempfile.NamedTemporaryFile(prefix="undertow-", suffix=".jsonl")  # noqa: SIM115
         shutil.copyfileobj(stream, self._spool)
         self._spool.flush()
-        super().__init__(name, [_File(Path(self._spool.name), name, "jsonl")])
+        super().__init__(name, [DataFile(Path(self._spool.name), name, "jsonl")])
 
 
 class _Dataset(Source):
@@ -132,15 +138,34 @@ def open_source(data: str | Path, *, split: str | None = None, name: str | None 
         OptionError: a split or a configuration of something that has none.
     """
     path = Path(data).expanduser()
+    if str(data) == DEMO and not path.exists():
+        return _open_file(demo_pairs(), DEMO_NAME)
     with _readable(str(data)):
         if path.is_dir():
             return _open_folder(path, str(data), split, name)
         if path.exists() or str(data) == "-":
             _refuse_choice(str(data), split, name)
             return _open_file(path, str(data))
-    if isinstance(data, str) and is_hub_id(data) and _kind_of(path) is None:
+    if isinstance(data, str) and _may_be_on_hub(data, path):
         return _Dataset(data + (f" ({split})" if split else ""), open_repository(data, name, split))
     raise DataError(_not_found(path))
+
+
+def check_there(data: str | Path) -> None:
+    """Refuse a path where nothing is and that cannot be a Hub id, without opening anything.
+
+    Raises:
+        DataError: it is such a path; the message names what is near.
+    """
+    path = Path(data).expanduser()
+    with _readable(str(data)):
+        there = path.exists() or str(data) in ("-", DEMO)
+    if not there and not _may_be_on_hub(data, path):
+        raise DataError(_not_found(path))
+
+
+def _may_be_on_hub(data: str | Path, path: Path) -> bool:
+    return isinstance(data, str) and is_hub_id(data) and kind_of(path) is None
 
 
 def from_rows(items: Iterable[Any]) -> Source:
@@ -158,7 +183,7 @@ def _open_file(path: Path, name: str) -> Source:
     if not path.is_file():  # a pipe, such as a shell's <(…)
         with path.open("rb") as stream:
             return _Spooled(name, stream)
-    kind = _kind_of(path)
+    kind = kind_of(path)
     if kind is None:
         raise DataError(f"{name} is of no kind that can be read by its name. {_READABLE}.{_unpack_hint(path)}")
     return _Files(name, [_file(path, name, kind)])
@@ -175,35 +200,27 @@ def _open_folder(path: Path, name: str, split: str | None, config: str | None) -
         return _Dataset(
             name + shown_split, open_repository(str(path.resolve()), config, split), _data_files(path, True)
         )
-    found = [(file, kind) for file in _data_files(path) if (kind := _kind_of(file)) is not None]
+    found = [(file, kind) for file in _data_files(path) if (kind := kind_of(file)) is not None]
     if not found:
         raise DataError(_nothing_inside(path))
     return _Files(name, [_file(file, str(file), kind) for file, kind in found])
 
 
-def _file(path: Path, name: str, kind: Kind) -> _File:
-    return _File(path, name, json_kind(path, name) if kind == "json" else kind)
+def _file(path: Path, name: str, kind: Kind) -> DataFile:
+    return DataFile(path, name, json_kind(path, name) if kind == "json" else kind)
 
 
 def _data_files(folder: Path, deep: bool = False) -> list[Path]:
     """The data files of a folder by name; hidden ones and those of other kinds are not data."""
     inside = folder.rglob("*") if deep else folder.iterdir()
     return sorted(
-        file for file in inside if file.is_file() and not file.name.startswith(".") and _kind_of(file) is not None
+        file for file in inside if file.is_file() and not file.name.startswith(".") and kind_of(file) is not None
     )
-
-
-def _kind_of(path: Path) -> Kind | None:
-    name = Path(path.name.lower())
-    if name.suffix not in _PACKED:
-        return _KINDS.get(name.suffix)
-    kind = _KINDS.get(Path(name.stem).suffix)
-    return None if kind in ("parquet", "arrow") else kind
 
 
 def _unpack_hint(path: Path) -> str:
     name = path.name.lower()
-    for ending, command in _PACKED.items():
+    for ending, command in PACKED.items():
         if name.endswith((f".parquet{ending}", f".arrow{ending}")):
             return f" Unpack it first: {command} {path}"
     return ""
@@ -236,10 +253,13 @@ def _not_found(path: Path) -> str:
 
 
 def _pair_as_row(pair: Pair) -> dict[str, Any]:
-    if isinstance(pair.prompt, str):
-        return {"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected}
-    said = {name: [{"role": "assistant", "content": getattr(pair, name)}] for name in ("chosen", "rejected")}
-    return {"prompt": [asdict(message) for message in pair.prompt], **said}
+    sides = {"chosen": (pair.chosen, pair.chosen_extra), "rejected": (pair.rejected, pair.rejected_extra)}
+    tools = json.loads(pair.tools) if pair.tools else None
+    if isinstance(pair.prompt, str) and not (pair.chosen_extra or pair.rejected_extra):
+        return {"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected, "tools": tools}
+    said = {name: [Message("assistant", *response).record()] for name, response in sides.items()}
+    prompt = pair.prompt if isinstance(pair.prompt, str) else [message.record() for message in pair.prompt]
+    return {"prompt": prompt, **said, "tools": tools}
 
 
 @contextlib.contextmanager

@@ -60,6 +60,17 @@ def blocks(path: Path, name: str) -> Iterator[bytes]:
             raise DataError(f"{name} cannot be read: {error.strerror or error}.") from error
 
 
+def byte_order_mark(path: Path) -> bytes:
+    """The byte order mark of a text file, which :func:`blocks` leaves out; nothing where it has none."""
+    with path.open("rb") as file:
+        head = b""
+        for part in _unpacked(file):
+            head += part
+            if len(head) >= len(_BOM):
+                break
+    return _BOM if head.startswith(_BOM) else b""
+
+
 def lines(parts: Iterable[bytes]) -> Iterator[bytes]:
     """Lines with their newline; the last may have none. Time is linear in a line's length, however long it is."""
     unfinished: list[bytes] = []

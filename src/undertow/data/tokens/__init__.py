@@ -1,5 +1,6 @@
 """Pairs to tokens, and tokens to packed batches."""
 
 from undertow.data.tokens.encoder import PairEncoder, TokenPair, TokenSettings
+from undertow.data.tokens.notes import EncodingNotes
 
-__all__ = ["PairEncoder", "TokenPair", "TokenSettings"]
+__all__ = ["EncodingNotes", "PairEncoder", "TokenPair", "TokenSettings"]

@@ -12,8 +12,8 @@ token), the response is encoded on its own, as text in the middle of a sentence:
 not merge with it and is then taken away. Encoding it bare would let SentencePiece tokenizers put a space before it that
 nobody wrote.
 
-Text of the data that spells a special token (a response with a literal ``<|im_end|>``) becomes that token, as in
-training with Hugging Face tools.
+Text of the data that spells a special token (a response with a literal ``<|im_end|>`` in its middle) becomes that
+token, as in training with Hugging Face tools. At the end of a response the tokenizer's own end is its end, once.
 """
 
 from __future__ import annotations
@@ -23,18 +23,23 @@ import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import takewhile
-from typing import Literal, get_args
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Literal, get_args
 
 from undertow.data.pairs import BadRow, Pair
+from undertow.data.tokens.notes import EncodingNotes
 from undertow.data.tokens.templates import ChatLayout, Layout, LayoutError, PlainLayout, TextPair
 from undertow.errors import ModelError, OptionError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Template = Literal["auto", "chat", "plain"]
 
 ANCHORS = ("\n", "a", "}", "0", "。")
 """Characters to encode a response behind, tried in this order: for most texts one of the first two does not merge."""
+
+TOKENS_VERSION = "2"
+"""Changes whenever the same settings turn the same pair into other tokens."""
 
 _BARE = {"add_special_tokens": False, "return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
 
@@ -48,7 +53,8 @@ class TokenSettings:
     eot: bool = True
     """A response ends with the end-of-turn token, unless that was cut."""
     template: Template = "auto"
-    """``chat`` is the tokenizer's chat template, ``plain`` is none, ``auto`` is ``chat`` where there is one."""
+    """``chat`` is the tokenizer's chat template, ``plain`` is none, ``auto`` is ``chat`` where there is one and the
+    text does not carry its tokens already."""
 
     def __post_init__(self) -> None:
         if isinstance(self.max_length, bool) or not isinstance(self.max_length, int) or self.max_length < 2:
@@ -62,7 +68,11 @@ class TokenSettings:
 
 @dataclass(frozen=True, slots=True)
 class TokenPair:
-    """A pair as token ids; ``truncated`` where the end of a response was cut."""
+    """A pair as token ids; ``truncated`` where the end of a response was cut.
+
+    ``duplicate_of`` and ``contradicts`` are rows of the same data (see :mod:`undertow.runs.repeats`), which are known
+    only when all of it was read.
+    """
 
     row: int
     pair_id: str
@@ -70,6 +80,8 @@ class TokenPair:
     chosen: tuple[int, ...]
     rejected: tuple[int, ...]
     truncated: bool
+    duplicate_of: int | None = None
+    contradicts: int | None = None
 
     @property
     def prompt_tokens(self) -> int:
@@ -101,26 +113,41 @@ class TokenPair:
 class PairEncoder:
     """Turns pairs into tokens for one tokenizer and one setting; keeps nothing of the pairs.
 
+    ``vocabulary`` is how many tokens the model has rows for, where that is known: a pair that uses another one cannot
+    be used. Tokenizers may know a few more tokens than the model, which no text of the data has.
+
     Raises `OptionError` for ``template="chat"`` without a template, `ModelError` where an end-of-turn token is wanted
     and the tokenizer has none.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: TokenSettings) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, settings: TokenSettings, *, vocabulary: int | None = None
+    ) -> None:
         self.tokenizer = tokenizer
         self.settings = settings
+        self.vocabulary = vocabulary
         self._layout = _layout(tokenizer, settings)
-        self._prefix = _automatic_prefix(tokenizer) if self._layout.name == "plain" else ()
+        self._prefix = _automatic_prefix(tokenizer)
         self._anchors = dict(zip(ANCHORS, self._ids(list(ANCHORS)), strict=True))
 
-    def encode(self, pair: Pair) -> TokenPair | BadRow:
-        """The pair as tokens, or the reason why it cannot be used."""
+    def notes(self) -> EncodingNotes:
+        """Counts to hand to :meth:`encode`, of nothing yet."""
+        return EncodingNotes(self.settings.max_length, self.settings.eot)
+
+    def encode(self, pair: Pair, notes: EncodingNotes | None = None) -> TokenPair | BadRow:
+        """The pair as tokens, or the reason why it cannot be used. What happened to it is counted in ``notes``."""
         try:
             text = self._layout.lay_out(pair)
             _check_text(text)
+            if notes is not None:
+                notes.add(text)
             prompt, chosen, rejected = self._encode_text(text)
-            room = self._room(prompt, chosen, rejected)
+            room = self._room(prompt, chosen, rejected, text.chosen.removed or text.rejected.removed)
+            self._check_vocabulary(prompt, chosen[:room], rejected[:room])
         except LayoutError as error:
             return BadRow(pair.row, pair.file, pair.line, str(error))
+        if notes is not None:
+            notes.add_truncation(len(chosen), len(rejected), room=room)
         return TokenPair(
             row=pair.row,
             pair_id=pair.pair_id,
@@ -152,7 +179,8 @@ class PairEncoder:
         """A hash of everything that decides tokens: the tokenizer, its chat template, the settings."""
         digest = hashlib.sha256()
         digest.update(_tokenizer_text(self.tokenizer).encode())
-        parts: list[object] = [self._layout.name, self._layout.describe(), self._prefix, asdict(self.settings)]
+        parts: list[object] = [TOKENS_VERSION, self._layout.name, self._layout.describe(), self._prefix]
+        parts.append(asdict(self.settings))
         parts.append(asdict(self._layout.end) if self._layout.end else None)
         digest.update(json.dumps(parts, sort_keys=True).encode())
         return digest.hexdigest()
@@ -164,14 +192,15 @@ class PairEncoder:
 
     def _encode_text(self, text: TextPair) -> tuple[list[int], list[int], list[int]]:
         """Prompt, chosen and rejected ids. One tokenizer call; one more (seldom two) where the boundary merges."""
-        prompt, *wholes = self._ids([text.prompt, text.prompt + text.chosen, text.prompt + text.rejected])
+        texts = (text.chosen.text, text.rejected.text)
+        prompt, *wholes = self._ids([text.prompt, *(text.prompt + response for response in texts)])
         responses = [whole[len(prompt) :] if whole[: len(prompt)] == prompt else None for whole in wholes]
         merged = [k for k, ids in enumerate(responses) if ids is None]
         if merged:
-            texts = (text.chosen, text.rejected)
             for k, ids in zip(merged, self._encode_inner([texts[k] for k in merged]), strict=True):
                 responses[k] = ids
-        prefix = list(self._prefix)
+        # A template puts BOS where it wants it; to plain text the tokenizer's own goes.
+        prefix = list(self._prefix) if self._layout.name == "plain" or text.templated else []
         if prompt[: len(prefix)] != prefix:  # a prompt that already spells its BOS gets no second one
             prompt = prefix + prompt
         chosen, rejected = responses
@@ -204,17 +233,32 @@ class PairEncoder:
             for start, whole in zip(starts, wholes, strict=True)
         ]
 
-    def _room(self, prompt: list[int], chosen: list[int], rejected: list[int]) -> int:
-        """How many tokens a response may have. Raises `LayoutError` where no usable pair is left."""
+    def _check_vocabulary(self, *parts: list[int]) -> None:
+        """Raise `LayoutError` where a token is used that the model does not have."""
+        if self.vocabulary is None:
+            return
+        highest = max(map(max, parts))
+        if highest >= self.vocabulary:
+            token = self.tokenizer.convert_ids_to_tokens(highest)
+            raise LayoutError(
+                f"it uses the token {token!r} (id {highest}), which the model has no row for: it has {self.vocabulary}"
+            )
+
+    def _room(self, prompt: list[int], chosen: list[int], rejected: list[int], removed: str) -> int:
+        """How many tokens a response may have. Raises `LayoutError` where no usable pair is left.
+
+        ``removed`` is what the chat template took away from a response, for the messages.
+        """
         limit = self.settings.max_length
+        since = f" once the chat template has removed {removed}" if removed else ""
         lengths = f"prompt {len(prompt)}, chosen {len(chosen)}, rejected {len(rejected)} tokens"
         if not prompt:
             raise LayoutError("the prompt is empty: there is no token to predict a response from")
         for name, response in (("chosen", chosen), ("rejected", rejected)):
             if not response:
-                raise LayoutError(f"the {name} response is empty: it has no tokens")
+                raise LayoutError(f"the {name} response is empty: it has no tokens{since}")
         if chosen == rejected:
-            raise LayoutError(f"chosen and rejected are identical as tokens ({lengths})")
+            raise LayoutError(f"chosen and rejected are identical as tokens{since} ({lengths})")
         room = limit - len(prompt)
         if room <= 0:
             raise LayoutError(f"no room for a response: --max-length is {limit} ({lengths}); a prompt is never cut")
@@ -241,7 +285,7 @@ def _layout(tokenizer: PreTrainedTokenizerBase, settings: TokenSettings) -> Layo
         tokenizer.get_chat_template()
     except ValueError as error:  # several named templates, none of them the default
         raise ModelError(f"{error} Or use --template plain.") from error
-    return ChatLayout(tokenizer, eot=settings.eot)
+    return ChatLayout(tokenizer, eot=settings.eot, recognise=settings.template == "auto")
 
 
 def _automatic_prefix(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
@@ -263,8 +307,9 @@ def _tokenizer_text(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _check_text(text: TextPair) -> None:
-    for name in ("prompt", "chosen", "rejected"):
+    parts = {"prompt": text.prompt, "chosen": text.chosen.text, "rejected": text.rejected.text}
+    for name, part in parts.items():
         try:
-            getattr(text, name).encode()
+            part.encode()
         except UnicodeEncodeError as error:
             raise LayoutError(f"the {name} is not valid Unicode text: it holds half of a surrogate pair") from error

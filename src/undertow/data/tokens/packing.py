@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from undertow.data.tokens.encoder import TokenPair
+from undertow.maths.later import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DEFAULT_BATCH_TOKENS = 4096
 """Tokens a pack. Larger packs make no matrix product faster and their temporaries leave the caches."""
