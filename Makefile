@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 DATA ?= ../shared/data/alpaca_eval_pairs.jsonl
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint reference bench clean
 
 # An existing torch (a CUDA build, say) is left alone: in .venv, or of the interpreter, whose packages .venv then sees.
 $(BIN)/python:
@@ -42,6 +42,9 @@ lint: $(VENV)/.dev ## Format, lint, types, and the direction of imports.
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+reference: $(VENV)/.demo ## Write docs/commands.md anew from the commands themselves.
+	@$(BIN)/python -m undertow.cli.reference > docs/commands.md
 
 bench: $(VENV)/.dev ## Measure the scoring pass against the reference procedure.
 	@$(BIN)/python benchmarks/scoring.py --data $(DATA)

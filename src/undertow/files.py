@@ -3,13 +3,15 @@
 A file is written under a temporary name in the folder where it will stand, brought to disk, and renamed: a process
 that is killed at any moment leaves the old file, or none. Locks are the kernel's: they end with the process, however it
 ends.
+
+On Windows a file that is open cannot be renamed, so there the lock is given up just before the rename. A second writer
+that comes in between makes one of the two fail; the file is whole all the same.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import io
 import json
 import math
@@ -20,18 +22,33 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from filelock import lock_descriptor
+
 from undertow.errors import OutputError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 _BUFFER = 1 << 20
+# Not inherited by a process that is started meanwhile; on Windows, bytes as they are.
+_FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOINHERIT", 0) | getattr(os, "O_BINARY", 0)
 _SUFFIX = ".tmp"
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-_FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
-_LOCKED = frozenset({errno.EWOULDBLOCK, errno.EACCES})
+_WINDOWS = os.name == "nt"
+
+
+def _codes(*names: str) -> frozenset[int]:
+    """Error numbers by name; those that a system does not know are left out."""
+    return frozenset(getattr(errno, name) for name in names if hasattr(errno, name))
+
+
+FULL = _codes("ENOSPC", "EDQUOT")
+"""Errors of a disk without room."""
+
+FORBIDDEN = _codes("EACCES", "EPERM", "EROFS")
+"""Errors of a place that may not be written to."""
+
 # Some network file systems have no locks at all: there, nothing keeps two writers apart.
-_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF})
+_NO_LOCKS = _codes("ENOLCK", "ENOSYS", "ENOTSUP", "EOPNOTSUPP", "EBADF")
 
 
 @contextlib.contextmanager
@@ -55,8 +72,13 @@ def write_atomically(path: str | Path) -> Iterator[IO[bytes]]:
         with output_errors(path):
             file.flush()
             os.fsync(file.fileno())
+            if _WINDOWS:
+                file.close()
             temporary.replace(target)
     except BaseException:
+        if _WINDOWS:  # nor can it be removed
+            with contextlib.suppress(OSError, OutputError, ValueError):
+                file.close()
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
@@ -129,7 +151,7 @@ def _temporary(target: Path) -> Path:
 
 
 class _OutputFile(io.FileIO):
-    """A file whose write errors are errors about the target, told apart from errors of reading in the same breath."""
+    """A file whose write errors name the target: an error of reading at the same time stays what it is."""
 
     def __init__(self, descriptor: int, shown: Path) -> None:
         super().__init__(descriptor, "wb")
@@ -143,7 +165,7 @@ class _OutputFile(io.FileIO):
 def _open_alone(temporary: Path, shown: Path) -> _OutputFile:
     """The temporary file, empty and locked. Its permissions are those of any new file, not a private file's."""
     while True:
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | _FLAGS, 0o666)
         try:
             if not _try_lock(descriptor):
                 raise OutputError(
@@ -161,10 +183,8 @@ def _open_alone(temporary: Path, shown: Path) -> _OutputFile:
 
 def _try_lock(descriptor: int) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return lock_descriptor(descriptor, blocking=False)
     except OSError as error:
-        if error.errno in _LOCKED:
-            return False
         if error.errno not in _NO_LOCKS:
             raise
     return True
@@ -191,6 +211,8 @@ def _check_target(target: Path) -> None:
 
 def _sync_folder(folder: Path) -> None:
     """Bring a rename to disk: without this it may be undone by a power cut, though the file's bytes are safe."""
+    if _WINDOWS:  # which opens no folders
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -204,9 +226,9 @@ def _sync_folder(folder: Path) -> None:
 
 def _explain(path: str | Path, error: OSError) -> str:
     reason = error.strerror or str(error)
-    if error.errno in _FULL:
+    if error.errno in FULL:
         way_out = "Free some space there or write to another disk; what was written before is whole."
-    elif error.errno in _FORBIDDEN:
+    elif error.errno in FORBIDDEN:
         way_out = "Choose a place that you may write to, or change its permissions."
     elif error.errno in (errno.ENOTDIR, errno.EEXIST):
         way_out = "A file stands where a folder is needed: choose another path."

@@ -10,8 +10,9 @@ from tiny import FAMILIES, random_pairs, tiny_hf, tiny_model
 from undertow.data.tokens.packing import pack
 from undertow.errors import ModelError
 from undertow.models import attention, checks
-from undertow.models.families import Head
+from undertow.models.families import Head, find_backbone, find_head
 from undertow.models.forward import pair_states
+from undertow.models.model import Model
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -54,11 +55,44 @@ def test_a_head_that_does_not_recompute_the_logits_is_refused() -> None:
         checks.check_head(model)
 
 
-def test_nan_weights_are_refused() -> None:
+def test_weights_that_are_no_numbers_are_named() -> None:
     model = tiny_model("llama", packed=False)
+    checks.check_finite(model.hf, "./sft")
     with torch.no_grad():
         model.head.weight[7] = float("nan")
-    with pytest.raises(ModelError, match="not finite"):
+        model.hf.model.layers[1].self_attn.q_proj.weight[0, :2] = float("-inf")
+        model.hf.model.layers[1].self_attn.q_proj.weight[1, 1] = float("nan")
+    with pytest.raises(ModelError) as error:
+        checks.check_finite(model.hf, "./sft")
+    said = str(error.value)
+    assert "--model ./sft: its weights are not finite" in said
+    assert "model.layers.1.self_attn.q_proj.weight (1 NaN and 2 infinite of 1,024 numbers)" in said
+    assert "lm_head.weight (32 NaN of 9,600 numbers)" in said
+
+
+def test_a_broken_row_of_the_input_embedding_harms_only_its_token() -> None:
+    """Whatever tokens the checks are made with."""
+    for family in ("llama", "llama-tied"):
+        hf = tiny_hf(family)
+        with torch.no_grad():
+            hf.get_input_embeddings().weight[5:] = float("nan")
+        model = Model(family, hf, None, find_backbone(hf), find_head(hf), torch.device("cpu"), torch.float32)
+        if family == "llama":
+            checks.check_finite(hf, "x")
+            checks.check_head(model)
+            assert checks.tree_attention_problem(model) is None
+            with torch.no_grad():
+                hf.get_input_embeddings().weight[:] = float("nan")
+        with pytest.raises(ModelError, match=r"model.embed_tokens.weight \(9,\d+ NaN of 9,600 numbers\)"):
+            checks.check_finite(hf, "x")
+
+
+def test_numbers_that_grow_too_large_for_their_type_are_said_to() -> None:
+    model = tiny_model("llama", packed=False)
+    with torch.no_grad():
+        model.head.weight.fill_(3e38)
+    checks.check_finite(model.hf, "x")
+    with pytest.raises(ModelError, match="logits are not finite, though its weights are.*float32"):
         checks.check_head(model)
 
 

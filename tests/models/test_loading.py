@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tiny import tiny_folder, tiny_hf
 from undertow.errors import InputError, ModelError, OptionError
@@ -133,11 +133,17 @@ def test_what_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
         load_tokenizer(find_model("nobody/nothing"))
 
 
-def test_a_tokenizer_of_another_model_is_refused(copy: Path) -> None:
-    tokenizer = load_tokenizer(find_model(str(copy)))
-    tokenizer.add_tokens([f"<extra{n}>" for n in range(100)])
-    with pytest.raises(ModelError, match="do not belong together"):
-        load_model(str(copy), tokenizer=tokenizer)
+@pytest.mark.parametrize("wrong", ["nan", "inf"])
+def test_broken_weights_are_named(copy: Path, wrong: str) -> None:
+    weights = load_file(copy / "model.safetensors")
+    weights["model.layers.2.mlp.up_proj.weight"][3, 4] = float(wrong)
+    weights["model.embed_tokens.weight"][9] = float(wrong)  # a row that no probe need hit
+    save_file(weights, copy / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match="not finite") as error:
+        load_model(str(copy))
+    kind = {"nan": "NaN", "inf": "infinite"}[wrong]
+    assert f"model.embed_tokens.weight (32 {kind} of 9,600 numbers)" in str(error.value)
+    assert f"model.layers.2.mlp.up_proj.weight (1 {kind} of 1,536 numbers)" in str(error.value)
 
 
 def test_max_length_beyond_the_positions(folder: Path) -> None:
@@ -167,6 +173,15 @@ def test_dtype_rule(monkeypatch: pytest.MonkeyPatch) -> None:
         assert device.choose_dtype("bfloat16", cpu) == torch.bfloat16
     with pytest.raises(OptionError, match="--dtype float8"):
         device.choose_dtype("float8", cpu)
+
+
+def test_tests_can_force_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    for forced, native in (("1", True), ("0", False)):
+        monkeypatch.setenv(device.FORCED, forced)
+        assert device.multiplies_bfloat16(torch.device("cpu")) is native
+    monkeypatch.setenv(device.FORCED, "yes")
+    with pytest.raises(OptionError, match="UNDERTOW_NATIVE_BFLOAT16=yes: expected 0 or 1"):
+        device.multiplies_bfloat16(torch.device("cpu"))
 
 
 def test_device_rule() -> None:

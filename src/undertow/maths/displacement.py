@@ -64,24 +64,29 @@ class Displacement:
     share: float
 
 
-def displaced(initial_logps: Tensor, final_logps: Tensor) -> Tensor:
+def displaced(initial_logps: Tensor, final_logps: Tensor, *, by: float = 0.0) -> Tensor:
     """Whose chosen response became less likely, strictly (Definition 1, for a sample, the loss having fallen).
 
     Args:
         initial_logps: ``[pairs]``: ``ln π_init(y⁺|x)``, in nats, any leading dimensions.
         final_logps: ``[pairs]``: ``ln π_fin(y⁺|x)``, of the same precision: rounding of one side alone would count.
+        by: only a fall by more than so many nats counts; 0 or more.
 
     Returns:
         ``[pairs]``, bool. A NaN on either side is False: look at the log-probabilities before you trust it.
 
     Raises:
-        ValueError: when the shapes differ.
+        ValueError: when the shapes differ, or ``by`` is negative or not finite.
 
     >>> displaced(torch.tensor([-2.0, -1.0, -3.0]), torch.tensor([-2.5, -1.0, -2.0])).tolist()
     [True, False, False]
+    >>> displaced(torch.tensor([-2.0, -1.0, -3.0]), torch.tensor([-2.5, -2.5, -2.0]), by=1.0).tolist()
+    [False, True, False]
     """
     _same_shape(initial_logps=initial_logps, final_logps=final_logps)
-    return final_logps < initial_logps
+    if not 0 <= by < math.inf:
+        raise ValueError(f"by is {by}: expected a number of nats, 0 or more")
+    return initial_logps - final_logps > by
 
 
 def displacement(
@@ -107,7 +112,7 @@ def displacement(
     applicable = _mean(final_loss) < _mean(initial_loss)
     change = (in_float64(final_logps) - in_float64(initial_logps)).mean().item()
     answer = change < 0 if applicable and not math.isnan(change) else None
-    return Displacement(applicable, answer, change, fell.double().mean().item())
+    return Displacement(applicable, answer, change, in_float64(fell).mean().item())
 
 
 class Decrease(NamedTuple):
@@ -302,7 +307,7 @@ def _gains(before: Tensor, after: Tensor) -> Tensor:
 
 
 def _mean(loss: Tensor | float) -> float:
-    return float(loss.double().mean().item()) if isinstance(loss, Tensor) else float(loss)
+    return float(in_float64(loss).mean().item()) if isinstance(loss, Tensor) else float(loss)
 
 
 def _same_shape(**tensors: Tensor) -> None:

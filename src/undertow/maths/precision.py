@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+from undertow.maths.later import torch
 
-__all__ = ["as_like", "full_precision", "in_float64", "product", "working_dtype"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+__all__ = ["as_like", "full_precision", "has_float64", "in_float64", "product", "working_dtype"]
 
 
 def working_dtype(*tensors: Tensor) -> torch.dtype:
@@ -20,9 +23,14 @@ def working_dtype(*tensors: Tensor) -> torch.dtype:
     return dtype
 
 
+def has_float64(device: torch.device) -> bool:
+    """Whether the device computes in float64; Apple's GPUs do not."""
+    return device.type != "mps"
+
+
 def in_float64(tensor: Tensor) -> Tensor:
-    """The tensor in float64, on its own device where that has float64, else on the CPU (Apple's GPUs have none)."""
-    return tensor.cpu().double() if tensor.device.type == "mps" else tensor.double()
+    """The tensor in float64, on its own device where that has float64, else on the CPU. Gradients flow back."""
+    return tensor.double() if has_float64(tensor.device) else tensor.cpu().double()
 
 
 def as_like(value: Tensor | float, like: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from torch.nn.functional import logsigmoid
 
 from undertow.maths.precision import full_precision, product, working_dtype
 
-__all__ = ["HeadOptions", "Residuals", "common_prefix", "residuals", "shared_contexts"]
+__all__ = ["HeadOptions", "Residuals", "common_prefix", "logits_of", "residuals", "shared_contexts"]
 
 CHUNK_ENTRIES = 2**21
 """Entries of one temporary ``[N, chunk]``: 8 MB in float32. Larger ones make no product faster."""
@@ -74,12 +74,12 @@ class Residuals:
     def log_probabilities(self) -> Iterator[tuple[slice, Tensor]]:
         """Yields ``(columns, ln p[:, columns])``, ``[N, chunk]`` in nats, over the vocabulary in order."""
         for columns, _, u in self._pre_activations():
-            yield columns, _logits(u, self.scale, self.softcap) - self.log_normalisers.unsqueeze(1)
+            yield columns, logits_of(u, self.scale, self.softcap) - self.log_normalisers.unsqueeze(1)
 
     def chunks(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Yields ``(columns, R[:, columns], W[columns])`` over the vocabulary, in the working type."""
         for columns, weights, u in self._pre_activations():
-            rows = (_logits(u, self.scale, self.softcap) - self.log_normalisers.unsqueeze(1)).exp_().neg_()
+            rows = (logits_of(u, self.scale, self.softcap) - self.log_normalisers.unsqueeze(1)).exp_().neg_()
             inside, at = _targets(self.tokens, columns)
             rows.scatter_(1, at, torch.where(inside, self.misses.unsqueeze(1), rows.gather(1, at)))
             if self.softcap is not None or self.scale != 1.0:
@@ -138,7 +138,7 @@ def residuals(
         for columns, _, u in _pre_activations(H, W, b, width, products):
             if (len(kept) + 1) * width * len(H) <= KEPT_ENTRIES:
                 kept.append(u)
-            z = _logits(u, scale, softcap)
+            z = logits_of(u, scale, softcap)
             inside, at = _targets(ids, columns)
             here = z.gather(1, at)
             target = torch.where(inside.squeeze(1), here.squeeze(1), target)
@@ -192,7 +192,8 @@ def _pre_activations(
             yield columns, weights, u if bias is None else u.add_(bias[columns])
 
 
-def _logits(u: Tensor, scale: float, softcap: float | None) -> Tensor:
+def logits_of(u: Tensor, scale: float = 1.0, softcap: float | None = None) -> Tensor:
+    """Logits ``s·C·tanh(u/C)`` of the head's products ``u = W h + bias``, any shape; ``s·u`` without a soft cap."""
     z = u if softcap is None else softcap * torch.tanh(u / softcap)
     return z * scale if scale != 1.0 else z
 

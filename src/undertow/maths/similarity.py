@@ -5,16 +5,22 @@ prompt token and after each response token but the last. ``S = Σ_k h_{x,y<k}`` 
 response token predicts nothing inside the response and is in no sum. ``n`` counts the end-of-turn token when the
 response has one.
 
-Every function takes any leading batch dimensions and returns one value per pair, in float64, on the sums' device.
+Every function takes any leading batch dimensions and returns one value per pair, in float64, on the sums' device, or
+on the CPU where that device has no float64.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
 from rapidfuzz.distance import Levenshtein
-from torch import Tensor
+
+from undertow.maths.later import torch
+from undertow.maths.precision import has_float64, in_float64
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
     "ches",
@@ -37,7 +43,9 @@ def hidden_sum(states: Tensor) -> Tensor:
         ``[..., d]`` in float64: with bfloat16 states a running sum in their own type would lose all digits after a few
         hundred tokens.
     """
-    return states.sum(dim=-2, dtype=torch.float64)
+    if has_float64(states.device):
+        return states.sum(dim=-2, dtype=torch.float64)  # without a float64 copy of the states
+    return in_float64(states).sum(dim=-2)
 
 
 def ches(chosen_sum: Tensor, rejected_sum: Tensor) -> Tensor:
@@ -60,7 +68,7 @@ def ches(chosen_sum: Tensor, rejected_sum: Tensor) -> Tensor:
     0.16000...
     """
     _same_shape(chosen_sum=chosen_sum, rejected_sum=rejected_sum)
-    S_w, S_l = chosen_sum.double(), rejected_sum.double()
+    S_w, S_l = in_float64(chosen_sum), in_float64(rejected_sum)
     # ⟨S⁺, S⁻ − S⁺⟩ instead of the difference of two large products: near-duplicates would cancel.
     return (S_w * (S_l - S_w)).sum(-1)
 
@@ -99,7 +107,7 @@ def ches_matrix(sums: Tensor) -> Tensor:
     Returns:
         ``[..., K, K]`` with a zero diagonal: K forward passes and K² inner products (theory 2.1).
     """
-    S = sums.double()
+    S = in_float64(sums)
     gram = S @ S.transpose(-1, -2)
     return gram - gram.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
 
@@ -120,7 +128,7 @@ def last_hidden_ip(chosen_last: Tensor, rejected_last: Tensor) -> Tensor:
         ``[...]``, in squared hidden units; higher means more alike.
     """
     _same_shape(chosen_last=chosen_last, rejected_last=rejected_last)
-    return (chosen_last.double() * rejected_last.double()).sum(-1)
+    return (in_float64(chosen_last) * in_float64(rejected_last)).sum(-1)
 
 
 def edit_distance(chosen: Sequence[int], rejected: Sequence[int]) -> float:
@@ -141,10 +149,11 @@ def edit_distance(chosen: Sequence[int], rejected: Sequence[int]) -> float:
 
 
 def _mean(sums: Tensor, tokens: Tensor | int, name: str) -> Tensor:
-    n = torch.as_tensor(tokens, dtype=torch.float64, device=sums.device)
+    S = in_float64(sums)
+    n = in_float64(torch.as_tensor(tokens)).to(S.device)
     if bool((n < 1).any()):
         raise ValueError(f"{name} must be at least 1, got {n.min().item():g}")
-    return sums.double() / n.unsqueeze(-1)
+    return S / n.unsqueeze(-1)
 
 
 def _same_shape(**tensors: Tensor) -> None:

@@ -1,8 +1,9 @@
 """What is asserted once per model load, on a few random tokens (theory 4.4).
 
-1. The backbone's output is the very tensor that enters the head, and the head of ``families.py`` recomputes the
+1. All weights are finite numbers: else the model is refused, and the tensors are named.
+2. The backbone's output is the very tensor that enters the head, and the head of ``families.py`` recomputes the
    model's logits from it, soft cap and scale included: else the model is refused.
-2. Packed rows with tree attention give the states of plain sequences: else packed rows are not used for this model.
+3. Packed rows with tree attention give the states of plain sequences: else packed rows are not used for this model.
 """
 
 from __future__ import annotations
@@ -10,24 +11,31 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from undertow.data.tokens.encoder import TokenPair
 from undertow.data.tokens.packing import pack
 from undertow.errors import ModelError
+from undertow.maths.precision import in_float64
 from undertow.models.attention import TREE_ATTENTION
 from undertow.models.forward import pair_states
 
 if TYPE_CHECKING:
     from undertow.models.model import Model
 
+SHOWN_TENSORS = 3
 # Largest difference over largest value. bfloat16 keeps 8 bits, and a different order of rounding adds up over layers.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.bfloat16: 0.06, torch.float16: 0.02}
 
 
 def check_same_tokens(
-    ours: PreTrainedTokenizerBase, theirs: PreTrainedTokenizerBase, named: str, *, whose: str
+    ours: PreTrainedTokenizerBase,
+    theirs: PreTrainedTokenizerBase,
+    named: str,
+    *,
+    whose: str,
+    vocabulary: int | None = None,
 ) -> None:
     """Refuse two tokenizers that give one token different meanings.
 
@@ -36,20 +44,61 @@ def check_same_tokens(
         theirs: that of the other model, which is to read them.
         named: the option or argument that gave the other model, and its value.
         whose: what the tokenizer of ours is called in the message.
+        vocabulary: for how many ids both models have rows, where that is known: what a tokenizer knows beyond them
+            does not matter, since a pair that uses it is refused.
 
     Raises:
         ModelError: they do.
     """
-    if ours.get_vocab() != theirs.get_vocab():
+    one, two = (
+        {token: index for token, index in tokenizer.get_vocab().items() if vocabulary is None or index < vocabulary}
+        for tokenizer in (ours, theirs)
+    )
+    if one != two:
         raise ModelError(
             f"{named}: its tokenizer has another vocabulary than {whose}, so the two cannot be compared token by token."
         )
 
 
 def relative_difference(a: Tensor, b: Tensor) -> float:
-    """``max|a − b| / max|b|`` in float64; infinite where either is not finite."""
-    difference = (a.double() - b.double()).abs().max() / b.double().abs().max().clamp_min(1e-30)
+    """``max|a − b| / max|b|`` in float64, wherever the tensors are; infinite where either is not finite."""
+    a, b = in_float64(a), in_float64(b)
+    difference = (a - b).abs().max() / b.abs().max().clamp_min(1e-30)
     return float(difference) if bool(torch.isfinite(difference)) else float("inf")
+
+
+@torch.no_grad()
+def check_finite(model: PreTrainedModel, name: str) -> None:
+    """Refuse weights that hold a NaN or an infinity, naming the tensors.
+
+    Single rows of an input embedding that is not the unembedding too may be broken: they harm only the pairs that use
+    these tokens, whose scores are then said not to be finite.
+
+    Args:
+        model: the model with its weights.
+        name: how the user named it.
+
+    Raises:
+        ModelError: some weight is not a finite number.
+    """
+    broken, hopeless = [], False
+    embedding, output = (_weight(part) for part in (model.get_input_embeddings(), model.get_output_embeddings()))
+    for tensor_name, tensor in model.named_parameters():
+        if not (tensor.numel() and tensor.is_floating_point() and tensor.element_size() > 1):
+            continue  # quantised
+        if _all_finite(tensor):
+            continue
+        alone = embedding is not None and tensor is embedding and tensor is not output
+        hopeless = hopeless or not (alone and bool(_finite_rows(tensor).any()))
+        nans, infinities = int(tensor.isnan().sum()), int(tensor.isinf().sum())
+        counts = [f"{count:,} {what}" for count, what in ((nans, "NaN"), (infinities, "infinite")) if count]
+        broken.append(f"{tensor_name} ({' and '.join(counts)} of {tensor.numel():,} numbers)")
+    if hopeless:
+        more = f", and {len(broken) - SHOWN_TENSORS} more tensors" if len(broken) > SHOWN_TENSORS else ""
+        raise ModelError(
+            f"--model {name}: its weights are not finite: {', '.join(broken[:SHOWN_TENSORS])}{more}. No score can come "
+            "of them: copy the model again, or take a checkpoint from before its training diverged."
+        )
 
 
 @torch.no_grad()
@@ -66,6 +115,11 @@ def check_head(model: Model) -> None:
         logits = model.hf(input_ids=ids, use_cache=False).logits
     finally:
         hook.remove()
+    if not bool(torch.isfinite(logits).all()):
+        raise ModelError(
+            f"{type(model.hf).__name__}: its logits are not finite, though its weights are: numbers grow too large for "
+            f"{str(model.dtype).removeprefix('torch.')}. Try --dtype float32."
+        )
     hidden = model.backbone(input_ids=ids, use_cache=False).last_hidden_state
     name, tolerance = type(model.hf).__name__, TOLERANCE[model.dtype]
     if not entering or entering[-1].shape != hidden.shape or relative_difference(hidden, entering[-1]) > tolerance:
@@ -74,8 +128,6 @@ def check_head(model: Model) -> None:
             "cannot be scored for this architecture."
         )
     error = relative_difference(model.head.logits(hidden), logits)
-    if not torch.isfinite(logits).all():
-        raise ModelError(f"{name}: its logits are not finite (NaN or infinity in the weights, or a type too small).")
     if error > tolerance:
         raise ModelError(
             f"{name}: its logits cannot be recomputed from the hidden embeddings (relative difference {error:.2g}, "
@@ -116,6 +168,24 @@ def tree_attention_problem(model: Model) -> str | None:
 
 
 def _probe_ids(model: Model, count: int) -> Tensor:
-    """Fixed pseudo-random token ids, well inside the vocabulary."""
+    """Fixed pseudo-random token ids for which the model has rows that are finite, on the CPU."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, model.head.weight.shape[0], (count,), generator=generator)
+    embedding = _weight(model.hf.get_input_embeddings())
+    if embedding is None or _all_finite(embedding):
+        return torch.randint(0, model.vocabulary, (count,), generator=generator)
+    usable = _finite_rows(embedding)[: model.vocabulary].nonzero()[:, 0].cpu()
+    return usable[torch.randint(0, len(usable), (count,), generator=generator)]
+
+
+def _weight(part: nn.Module | None) -> Tensor | None:
+    found = getattr(part, "weight", None)
+    return found if isinstance(found, Tensor) else None
+
+
+def _all_finite(tensor: Tensor) -> bool:
+    """By its smallest and largest number: one pass without a copy, and NaN comes through it."""
+    return bool(torch.isfinite(torch.stack(torch.aminmax(tensor.detach()))).all())
+
+
+def _finite_rows(matrix: Tensor) -> Tensor:
+    return torch.isfinite(torch.stack(torch.aminmax(matrix.detach(), dim=1))).all(0)

@@ -3,43 +3,69 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 
-import torch
-
 from undertow.errors import OptionError
+from undertow.maths.later import torch
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "float32", "bfloat16")
+FORCED = "UNDERTOW_NATIVE_BFLOAT16"
+"""For tests: an environment variable, ``0`` or ``1``, that answers :func:`multiplies_bfloat16` for every device."""
 
 
 def choose_device(name: str = "auto") -> torch.device:
     """``auto``: a CUDA device where there is one, else Apple's MPS, else the CPU."""
+    check_device(name)
+    return torch.device(name if name != "auto" else next(kind for kind in ("cuda", "mps", "cpu") if _is_there(kind)))
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that does not exist, or not on this machine."""
     if name not in DEVICES:
         raise OptionError(f"--device {name}: expected one of {', '.join(DEVICES)}.")
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if there[kind]))
-    if not there[name]:
+    if name != "auto" and not _is_there(name):
         raise OptionError(f"--device {name}: this machine has none that torch can use; try --device auto.")
-    return torch.device(name)
+
+
+def check_dtype(name: str) -> None:
+    """Refuse a type that is not known."""
+    if name not in DTYPES:
+        raise OptionError(f"--dtype {name}: expected one of {', '.join(DTYPES)}.")
+
+
+def _is_there(kind: str) -> bool:
+    if kind == "cuda":
+        return torch.cuda.is_available()
+    return kind == "cpu" or torch.backends.mps.is_available()
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """``auto``: bfloat16 where the processor multiplies it natively and so faster than float32, else float32.
 
+    Comparisons, and audits from level ``unembedding`` on, take float32 for ``auto`` on every processor: what they say
+    hangs on differences that bfloat16 rounds away (:attr:`undertow.auditing.settings.AuditSettings.computed_in`).
     Native means: a CUDA device of compute capability 8.0 or more; a CPU with AVX512-BF16 or AMX. Without them a CPU
     emulates bfloat16 products, many times slower than float32. Elsewhere (MPS): float32.
     """
-    if name not in DTYPES:
-        raise OptionError(f"--dtype {name}: expected one of {', '.join(DTYPES)}.")
+    check_dtype(name)
     if name != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
     return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether the device has bfloat16 products of its own (see :func:`choose_dtype`)."""
+    """Whether the device has bfloat16 products of its own (see :func:`choose_dtype`).
+
+    Raises:
+        OptionError: ``UNDERTOW_NATIVE_BFLOAT16`` is set, to neither 0 nor 1.
+    """
+    forced = os.environ.get(FORCED)
+    if forced:
+        if forced not in ("0", "1"):
+            raise OptionError(f"{FORCED}={forced}: expected 0 or 1, or the variable not set.")
+        return forced == "1"
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":

@@ -13,6 +13,14 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from undertow.errors import ModelError
+from undertow.maths.residuals import HeadOptions, logits_of
+from undertow.models.device import multiplies_bfloat16
+
+EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "word_embeddings", "tok_embeddings")
+"""What input embeddings are called in files of weights."""
+
+UNEMBEDDINGS = ("lm_head", "embed_out")
+"""What unembedding matrices are called there; where a file has none, it is tied to the input embedding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +43,22 @@ class Head:
         u = hidden.to(kind) @ self.weight.to(kind).T
         if self.bias is not None:
             u = u + self.bias.to(kind)
-        if self.softcap is not None:
-            u = self.softcap * torch.tanh(u / self.softcap)
-        return self.scale * u
+        return logits_of(u, self.scale, self.softcap)
+
+    def options(self, states: Tensor) -> HeadOptions:
+        """The head as the formulas of ``maths/`` take it, for hidden embeddings of this type and place.
+
+        Large products have bfloat16 factors where the states are in bfloat16 and the processor multiplies it natively,
+        else float32: a model in float32 keeps all its digits, and emulated products would be slower, not faster. The
+        bias is a constant: no formula gives it a gradient.
+        """
+        fast = states.dtype == torch.bfloat16 and multiplies_bfloat16(states.device)
+        return {
+            "bias": None if self.bias is None else self.bias.detach(),
+            "scale": self.scale,
+            "softcap": self.softcap,
+            "products": torch.bfloat16 if fast else None,
+        }
 
 
 def find_head(model: PreTrainedModel) -> Head:

@@ -20,18 +20,19 @@ from transformers import (
 )
 
 from undertow.errors import ModelError
-from undertow.models.checks import check_head, check_same_tokens, tree_attention_problem
+from undertow.models.checks import check_finite, check_head, check_same_tokens, tree_attention_problem
 from undertow.models.device import choose_device, choose_dtype
 from undertow.models.families import find_backbone, find_head, longest_input
 from undertow.models.model import Model
 from undertow.models.sources import ModelSource, find_model
+from undertow.models.vocabulary import adapter_rows, resize_vocabulary, vocabulary_size
 
 
 def load_model(
-    name: str,
+    name: str | ModelSource,
     *,
     device: str = "auto",
-    dtype: str = "auto",
+    dtype: str = "float32",
     trust_remote_code: bool = False,
     packed: bool = True,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -40,9 +41,11 @@ def load_model(
     """Load a causal language model for scoring, and check once that its hidden embeddings are what they must be.
 
     Args:
-        name: a Hub id, a folder saved by ``save_pretrained``, a PEFT adapter folder, a ``.gguf`` file, or ``demo``.
+        name: a Hub id, a folder saved by ``save_pretrained``, a PEFT adapter folder, a ``.gguf`` file, or ``demo``; or
+            what ``find_model`` made of it.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        dtype: ``auto`` (see :func:`undertow.models.device.choose_dtype`), ``float32`` or ``bfloat16``.
+        dtype: ``float32``, ``bfloat16``, or ``auto`` (see :func:`undertow.models.device.choose_dtype`). What an audit
+            says of signs holds in float32; ranks by CHES hold in bfloat16 too.
         trust_remote_code: run code that comes with the model.
         packed: use packed rows where the family can take them; False scores one sequence at a time.
         tokenizer: one that is loaded already (reading one out of a GGUF file takes seconds).
@@ -51,18 +54,14 @@ def load_model(
     Raises:
         ModelError: the model cannot be found, read or scored; the message says why and what to do.
     """
-    source = find_model(name)
+    source = name if isinstance(name, ModelSource) else find_model(name)
     where = choose_device(device)
     kind = choose_dtype(dtype, where)
     tokenizer = tokenizer or load_tokenizer(source, trust_remote_code=trust_remote_code)
     hf = load_weights(source, dtype=kind, config=config, trust_remote_code=trust_remote_code)
     hf = hf.to(where).eval().requires_grad_(False)
-    model = Model(name, hf, tokenizer, find_backbone(hf), find_head(hf), where, kind)
-    if len(tokenizer) > model.head.weight.shape[0]:
-        raise ModelError(
-            f"--model {name}: the tokenizer knows {len(tokenizer)} tokens, the model {model.head.weight.shape[0]}; "
-            "they do not belong together."
-        )
+    check_finite(hf, source.name)
+    model = Model(source.name, hf, tokenizer, find_backbone(hf), find_head(hf), where, kind)
     check_head(model)
     model.attention_note = tree_attention_problem(model) if packed else "packed rows were turned off"
     return model
@@ -84,7 +83,10 @@ def load_tokenizer(source: ModelSource, *, trust_remote_code: bool = False) -> P
 def load_weights(
     source: ModelSource, *, dtype: torch.dtype, config: PretrainedConfig | None = None, trust_remote_code: bool = False
 ) -> PreTrainedModel:
-    """The model itself, from safetensors or GGUF only; a PEFT adapter is merged into its base."""
+    """The model itself, from safetensors or GGUF only; a PEFT adapter is merged into its base.
+
+    An adapter that was trained after tokens were added has rows for them: the base gets as many first.
+    """
     arguments = {"dtype": dtype, "trust_remote_code": trust_remote_code, **source.arguments}
     if not source.gguf:
         arguments["use_safetensors"] = True
@@ -101,6 +103,10 @@ def load_weights(
         from peft import PeftModel  # an import of seconds that most runs do not need
 
         with _plain_errors(source, "adapter", "It must fit its base model."), quiet_transformers():
+            before = len(model.get_input_embeddings().weight)
+            rows = adapter_rows(source.adapter, before)
+            if rows and rows != before:
+                resize_vocabulary(model, rows)
             model = PeftModel.from_pretrained(model, str(source.adapter)).merge_and_unload()
     return model
 
@@ -133,6 +139,16 @@ def check_max_length(source: ModelSource, config: PretrainedConfig, max_length: 
         )
 
 
+def shared_vocabulary(
+    source: ModelSource, config: PretrainedConfig, companion: ModelSource | None, *, trust_remote_code: bool = False
+) -> int | None:
+    """For how many token ids both of two models have rows, as far as their files tell; None where they do not."""
+    found = [vocabulary_size(source, config)]
+    if companion and not companion.gguf:  # reading a GGUF file for its configuration takes seconds
+        found.append(vocabulary_size(companion, load_config(companion, trust_remote_code=trust_remote_code)))
+    return min((rows for rows in found if rows is not None), default=None)
+
+
 def check_companion(
     source: ModelSource,
     tokenizer: PreTrainedTokenizerBase,
@@ -155,9 +171,10 @@ def check_companion(
     Returns:
         The second model's own tokenizer.
     """
-    check_max_length(source, load_config(source, trust_remote_code=trust_remote_code), max_length)
+    config = load_config(source, trust_remote_code=trust_remote_code)
+    check_max_length(source, config, max_length)
     theirs = load_tokenizer(source, trust_remote_code=trust_remote_code)
-    check_same_tokens(tokenizer, theirs, named, whose=whose)
+    check_same_tokens(tokenizer, theirs, named, whose=whose, vocabulary=vocabulary_size(source, config))
     return theirs
 
 
@@ -170,10 +187,10 @@ def _plain_errors(source: ModelSource, what: str, way_out: str) -> Iterator[None
         raise
     except ImportError as error:
         install = "For GGUF: pip install 'undertow[demo]'."
-        raise ModelError(f"--model {source.name}: {_first_line(error)} {install}") from error
+        raise ModelError(f"{source.typed}: {_first_line(error)} {install}") from error
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
         hub = "" if source.local else " Is the name right, and can the Hub be reached? A local folder works offline."
-        raise ModelError(f"--model {source.name}: no usable {what}: {_first_line(error)} {way_out}{hub}") from error
+        raise ModelError(f"{source.typed}: no usable {what}: {_first_line(error)} {way_out}{hub}") from error
 
 
 def _first_line(error: Exception) -> str:

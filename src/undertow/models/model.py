@@ -31,6 +31,12 @@ class Model:
     attention: Literal["tree", "sequence"] = "sequence"
     attention_note: str | None = None
 
+    @property
+    def vocabulary(self) -> int:
+        """For how many token ids the model has rows; its tokenizer may know more of them, or fewer."""
+        embedding = getattr(self.hf.get_input_embeddings(), "weight", self.head.weight)
+        return min(len(embedding), len(self.head.weight))
+
     def weights_fingerprint(self) -> str:
         """SHA-256 over the names, shapes, types and bytes of all weights: equal weights, equal fingerprint."""
         digest = hashlib.sha256()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,21 @@ CONVERT = (
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """Where a model comes from: ``location`` a folder or Hub id, ``gguf`` a file in it, ``adapter`` a PEFT folder."""
+    """Where a model comes from: ``location`` a folder or Hub id, ``gguf`` a file in it, ``adapter`` a PEFT folder.
+
+    ``option``: how the user named it, for messages.
+    """
 
     name: str
     location: str
     gguf: str | None = None
     adapter: Path | None = None
+    option: str = "--model"
+
+    @property
+    def typed(self) -> str:
+        """What the user typed, as in ``--model NAME``."""
+        return f"{self.option} {self.name}"
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -41,17 +50,21 @@ class ModelSource:
         return Path(self.location).is_dir()
 
 
-def find_model(name: str) -> ModelSource:
-    """What ``--model NAME`` means, checked as far as possible without loading weights."""
+def find_model(name: str, *, option: str = "--model") -> ModelSource:
+    """What ``--model NAME`` means, or another ``option`` that names a model, checked without loading weights."""
+    return replace(_find(name, f"{option} {name}"), option=option)
+
+
+def _find(name: str, typed: str) -> ModelSource:
     if name == "demo":
         return _demo()
     path = Path(name).expanduser()
     if path.is_file():
-        return _file(name, path)
+        return _file(name, path, typed)
     if path.is_dir():
-        return _folder(name, path)
+        return _folder(name, path, typed)
     if path.suffix == ".gguf" or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ModelError(f"--model {name}: there is no such file or folder.")
+        raise ModelError(f"{typed}: there is no such file or folder.")
     return ModelSource(name, name)
 
 
@@ -63,49 +76,49 @@ def _demo() -> ModelSource:
     return ModelSource("demo", DEMO_HUB_ID)
 
 
-def _file(name: str, path: Path) -> ModelSource:
+def _file(name: str, path: Path, typed: str) -> ModelSource:
     if path.suffix == ".gguf":
         with path.open("rb") as file:
             if file.read(4) != b"GGUF":
-                raise ModelError(f"--model {name}: not a GGUF file (its first four bytes are not 'GGUF').")
+                raise ModelError(f"{typed}: not a GGUF file (its first four bytes are not 'GGUF').")
         return ModelSource(name, str(path.parent), gguf=path.name)
     if any(path.match(pattern) for pattern in PICKLES):
-        raise ModelError(f"--model {name}: a pickle checkpoint. {CONVERT}")
-    raise ModelError(f"--model {name}: not a .gguf file. Give that, or the folder that save_pretrained wrote.")
+        raise ModelError(f"{typed}: a pickle checkpoint. {CONVERT}")
+    raise ModelError(f"{typed}: not a .gguf file. Give that, or the folder that save_pretrained wrote.")
 
 
-def _folder(name: str, path: Path) -> ModelSource:
+def _folder(name: str, path: Path, typed: str) -> ModelSource:
     adapter_config = path / "adapter_config.json"
     if adapter_config.is_file():
-        return _adapter(name, path, adapter_config)
+        return _adapter(name, path, adapter_config, typed)
     if not (path / "config.json").is_file():
         ggufs = sorted(file.name for file in path.glob("*.gguf"))
         hint = f" It holds {ggufs[0]}: give that file." if ggufs else " Expected what save_pretrained writes."
-        raise ModelError(f"--model {name}: the folder has no config.json.{hint}")
-    _check_weights(name, path)
+        raise ModelError(f"{typed}: the folder has no config.json.{hint}")
+    _check_weights(path, typed)
     return ModelSource(name, str(path))
 
 
-def _adapter(name: str, path: Path, config: Path) -> ModelSource:
+def _adapter(name: str, path: Path, config: Path, typed: str) -> ModelSource:
     try:
         base = json.loads(config.read_text())["base_model_name_or_path"]
     except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
-        raise ModelError(f"--model {name}: adapter_config.json names no base model ({error!r}).") from error
-    _check_weights(name, path)
-    source = find_model(str(base))
+        raise ModelError(f"{typed}: adapter_config.json names no base model ({error!r}).") from error
+    _check_weights(path, typed)
+    source = _find(str(base), f"{typed}: its base model {base}")
     if source.adapter is not None:
-        raise ModelError(f"--model {name}: its base model {base} is an adapter itself; merge that one first.")
+        raise ModelError(f"{typed}: its base model {base} is an adapter itself; merge that one first.")
     return ModelSource(name, source.location, source.gguf, adapter=path)
 
 
-def _check_weights(name: str, path: Path) -> None:
+def _check_weights(path: Path, typed: str) -> None:
     """Open the header of every safetensors file: an empty or cut one is named before anything is loaded."""
     files = sorted(path.glob("*.safetensors"))
     if not files:
         pickles = sorted(file.name for pattern in PICKLES for file in path.glob(pattern))
         if pickles:
-            raise ModelError(f"--model {name}: holds a pickle checkpoint only ({pickles[0]}). {CONVERT}")
-        raise ModelError(f"--model {name}: the folder holds no .safetensors weights.")
+            raise ModelError(f"{typed}: holds a pickle checkpoint only ({pickles[0]}). {CONVERT}")
+        raise ModelError(f"{typed}: the folder holds no .safetensors weights.")
     for file in files:
         try:
             with safe_open(file, framework="pt"):
@@ -113,6 +126,5 @@ def _check_weights(name: str, path: Path) -> None:
         except (SafetensorError, OSError) as error:
             size = file.stat().st_size
             raise ModelError(
-                f"--model {name}: {file.name} is not a whole safetensors file ({size} bytes; {error}). "
-                "Copy or save it again."
+                f"{typed}: {file.name} is not a whole safetensors file ({size} bytes; {error}). Copy or save it again."
             ) from error

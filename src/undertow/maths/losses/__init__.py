@@ -11,47 +11,25 @@ these two numbers (:mod:`undertow.maths.entanglement`). Throughout, ``r⁺ = a �
 another formula for one of these losses, theirs is a slip: signs, the reference terms and β were set right here.
 """
 
-from undertow.maths.losses.averaged import ORPO, SimPO
+from undertow.maths.losses import averaged, gpo, hinge, logistic, regularised, separate, squared
+from undertow.maths.losses.averaged import *  # noqa: F403
 from undertow.maths.losses.base import PairLoss
 from undertow.maths.losses.calibration import RewardCalibrated
-from undertow.maths.losses.gpo import GPO, GPO_FUNCTIONS
-from undertow.maths.losses.hinge import RRHF, HingeRef, SLiC, SLiCHF
-from undertow.maths.losses.logistic import DPO, RDPO, ConservativeDPO
+from undertow.maths.losses.gpo import *  # noqa: F403
+from undertow.maths.losses.hinge import *  # noqa: F403
+from undertow.maths.losses.logistic import *  # noqa: F403
 from undertow.maths.losses.logps import Logps
 from undertow.maths.losses.registry import by_name, names, parameters, register
-from undertow.maths.losses.regularised import CPO, RPO, BoNBoN
-from undertow.maths.losses.separate import DPOP, SPPO, CalDPO, DPOShift, KTOPair, kto_z
-from undertow.maths.losses.squared import IPO, REBEL, AveragedIPO
+from undertow.maths.losses.regularised import *  # noqa: F403
+from undertow.maths.losses.separate import *  # noqa: F403
+from undertow.maths.losses.squared import *  # noqa: F403
 
-__all__ = [
-    "CPO",
-    "DPO",
-    "DPOP",
-    "GPO",
-    "GPO_FUNCTIONS",
-    "IPO",
-    "ORPO",
-    "RDPO",
-    "REBEL",
-    "RPO",
-    "RRHF",
-    "SPPO",
-    "AveragedIPO",
-    "BoNBoN",
-    "CalDPO",
-    "ConservativeDPO",
-    "DPOShift",
-    "HingeRef",
-    "KTOPair",
-    "Logps",
-    "PairLoss",
-    "RewardCalibrated",
-    "SLiC",
-    "SLiCHF",
-    "SimPO",
-    "by_name",
-    "kto_z",
-    "names",
-    "parameters",
-    "register",
-]
+__all__ = ["Logps", "PairLoss", "RewardCalibrated", "by_name", "names", "parameters", "register"]
+# What a family's module exports is exported here.
+__all__ += averaged.__all__
+__all__ += gpo.__all__
+__all__ += hinge.__all__
+__all__ += logistic.__all__
+__all__ += regularised.__all__
+__all__ += separate.__all__
+__all__ += squared.__all__

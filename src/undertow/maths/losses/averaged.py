@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-from torch.nn.functional import logsigmoid
-
+from undertow.maths.later import functional, torch
 from undertow.maths.losses.base import PairLoss
 from undertow.maths.losses.logps import Logps
 from undertow.maths.losses.parameters import check_ranges
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["ORPO", "SimPO"]
 
@@ -35,7 +36,7 @@ class SimPO(PairLoss):
 
     def value(self, logps: Logps) -> Tensor:
         """``−ln σ(u)``, ``u = β(a/n⁺ − b/n⁻) − γ``."""
-        return -logsigmoid(self._u(logps))
+        return -functional.logsigmoid(self._u(logps))
 
     def derivatives(self, logps: Logps) -> tuple[Tensor, Tensor]:
         """``d_w = βσ(−u)/n⁺``, ``d_l = βσ(−u)/n⁻``."""
@@ -65,7 +66,7 @@ class ORPO(PairLoss):
 
     def value(self, logps: Logps) -> Tensor:
         """``−a/n⁺ − λ ln σ(lo)``."""
-        return -logps.chosen_mean - self.lam * logsigmoid(self._log_odds(logps))
+        return -logps.chosen_mean - self.lam * functional.logsigmoid(self._log_odds(logps))
 
     def derivatives(self, logps: Logps) -> tuple[Tensor, Tensor]:
         """``d_w = 1/n⁺ + λσ(−lo)/(n⁺(1 − e^{a/n⁺}))``, ``d_l = λσ(−lo)/(n⁻(1 − e^{b/n⁻}))``."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
-import torch
-from torch import Tensor
-
+from undertow.maths.later import torch
 from undertow.maths.losses.logps import Logps
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["PairLoss"]
 

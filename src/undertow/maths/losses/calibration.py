@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from undertow.maths.later import torch
 from undertow.maths.losses.base import PairLoss
 from undertow.maths.losses.logps import Logps
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["RewardCalibrated"]
 

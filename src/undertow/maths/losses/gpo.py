@@ -4,26 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
-import torch
-from torch import Tensor
-from torch.nn.functional import logsigmoid, relu
-
+from undertow.maths.later import functional, torch
 from undertow.maths.losses.base import PairLoss
 from undertow.maths.losses.hinge import active
 from undertow.maths.losses.logps import Logps
 from undertow.maths.losses.parameters import check_choice, check_ranges
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 __all__ = ["GPO", "GPO_FUNCTIONS"]
 
-Function = Callable[[Tensor], Tensor]
+Function: TypeAlias = "Callable[[Tensor], Tensor]"
 
 GPO_FUNCTIONS: Mapping[str, tuple[Function, Function]] = {
-    "logistic": (lambda u: -logsigmoid(u), lambda u: torch.sigmoid(-u)),
-    "hinge": (lambda u: relu(1 - u), lambda u: active(1 - u)),
+    "logistic": (lambda u: -functional.logsigmoid(u), lambda u: torch.sigmoid(-u)),
+    "hinge": (lambda u: functional.relu(1 - u), lambda u: active(1 - u)),
     "squared": (lambda u: (u - 1).square(), lambda u: 2 * (1 - u)),
     "exponential": (lambda u: torch.exp(-u), lambda u: torch.exp(-u)),
-    "truncated_quadratic": (lambda u: relu(1 - u).square(), lambda u: 2 * relu(1 - u)),
+    "truncated_quadratic": (lambda u: functional.relu(1 - u).square(), lambda u: 2 * functional.relu(1 - u)),
     "savage": (lambda u: torch.sigmoid(-u).square(), lambda u: 2 * torch.sigmoid(-u).square() * torch.sigmoid(u)),
 }
 """``f(u)`` and ``−f'(u)`` by name: ``ln(1+e^{−u})``, ``max(0,1−u)``, ``(u−1)²``, ``e^{−u}``, ``max(0,1−u)²``,

@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-from torch.nn.functional import relu
-
+from undertow.maths.later import functional
 from undertow.maths.losses.base import PairLoss
 from undertow.maths.losses.logps import Logps
 from undertow.maths.losses.parameters import check_ranges
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["RRHF", "HingeRef", "SLiC", "SLiCHF", "active"]
 
@@ -33,7 +35,7 @@ class SLiC(PairLoss):
 
     def value(self, logps: Logps) -> Tensor:
         """``max(0, δ − M)``."""
-        return relu(self.delta - logps.margin)
+        return functional.relu(self.delta - logps.margin)
 
     def derivatives(self, logps: Logps) -> tuple[Tensor, Tensor]:
         """``d_w = d_l = 1[M < δ]``."""
@@ -58,7 +60,7 @@ class SLiCHF(PairLoss):
 
     def value(self, logps: Logps) -> Tensor:
         """``max(0, δ − M) − λa``."""
-        return relu(self.delta - logps.margin) - self.lam * logps.chosen
+        return functional.relu(self.delta - logps.margin) - self.lam * logps.chosen
 
     def derivatives(self, logps: Logps) -> tuple[Tensor, Tensor]:
         """``d_w = 1[M < δ] + λ``, ``d_l = 1[M < δ]``."""
@@ -83,7 +85,7 @@ class HingeRef(PairLoss):
 
     def value(self, logps: Logps) -> Tensor:
         """``max(0, 1 − βΔ)``."""
-        return relu(1 - self.beta * logps.corrected_margin)
+        return functional.relu(1 - self.beta * logps.corrected_margin)
 
     def derivatives(self, logps: Logps) -> tuple[Tensor, Tensor]:
         """``d_w = d_l = β·1[βΔ < 1]``."""
@@ -109,7 +111,7 @@ class RRHF(PairLoss):
 
     def value(self, logps: Logps) -> Tensor:
         """``max(0, b/n⁻ − a/n⁺) − λa``."""
-        return relu(logps.rejected_mean - logps.chosen_mean) - self.lam * logps.chosen
+        return functional.relu(logps.rejected_mean - logps.chosen_mean) - self.lam * logps.chosen
 
     def derivatives(self, logps: Logps) -> tuple[Tensor, Tensor]:
         """``d_w = 1[on]/n⁺ + λ``, ``d_l = 1[on]/n⁻``, on where the rejected mean is the higher one."""

@@ -7,14 +7,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-from torch.nn.functional import logsigmoid
-
+from undertow.maths.later import functional, torch
 from undertow.maths.losses.base import PairLoss
 from undertow.maths.losses.logps import Logps
 from undertow.maths.losses.parameters import check_ranges
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["DPO", "RDPO", "ConservativeDPO"]
 
@@ -41,7 +42,7 @@ class DPO(PairLoss):
 
     def value(self, logps: Logps) -> Tensor:
         """``−ln σ(βΔ)``."""
-        return -logsigmoid(self.beta * logps.corrected_margin)
+        return -functional.logsigmoid(self.beta * logps.corrected_margin)
 
     def derivatives(self, logps: Logps) -> tuple[Tensor, Tensor]:
         """``d_w = d_l = βσ(−βΔ)``."""
@@ -68,7 +69,7 @@ class ConservativeDPO(PairLoss):
     def value(self, logps: Logps) -> Tensor:
         """``−(1−ε) ln σ(βΔ) − ε ln σ(−βΔ)``."""
         u = self.beta * logps.corrected_margin
-        return -(1 - self.epsilon) * logsigmoid(u) - self.epsilon * logsigmoid(-u)
+        return -(1 - self.epsilon) * functional.logsigmoid(u) - self.epsilon * functional.logsigmoid(-u)
 
     def derivatives(self, logps: Logps) -> tuple[Tensor, Tensor]:
         """``d_w = d_l = β(σ(−βΔ) − ε)``; negative once the pair is surer than its label."""
@@ -96,7 +97,7 @@ class RDPO(PairLoss):
 
     def value(self, logps: Logps) -> Tensor:
         """``−ln σ(u)``, ``u = βΔ + α(n⁺ − n⁻)``."""
-        return -logsigmoid(self._u(logps))
+        return -functional.logsigmoid(self._u(logps))
 
     def derivatives(self, logps: Logps) -> tuple[Tensor, Tensor]:
         """``d_w = d_l = βσ(−u)``."""

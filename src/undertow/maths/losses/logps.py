@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from undertow.maths.later import torch
 from undertow.maths.precision import working_dtype
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["Logps"]
 
@@ -107,10 +109,10 @@ class Logps:
 
 
 def _check(name: str, value: object, chosen: object) -> None:
-    if not isinstance(value, Tensor):
+    if not isinstance(value, torch.Tensor):
         raise TypeError(f"{name} must be a tensor [pairs], got {type(value).__name__}")
     # Without this, [pairs] against [pairs, 1] would broadcast to a matrix that nobody asked for.
-    if isinstance(chosen, Tensor) and value.shape != chosen.shape:
+    if isinstance(chosen, torch.Tensor) and value.shape != chosen.shape:
         raise ValueError(
             f"{name} must have the shape of chosen, one value a pair: "
             f"{name} is {tuple(value.shape)}, chosen is {tuple(chosen.shape)}"

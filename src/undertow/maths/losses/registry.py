@@ -6,14 +6,8 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
-from undertow.maths.losses.averaged import ORPO, SimPO
+from undertow.maths.losses import averaged, gpo, hinge, logistic, regularised, separate, squared
 from undertow.maths.losses.base import PairLoss
-from undertow.maths.losses.gpo import GPO
-from undertow.maths.losses.hinge import RRHF, HingeRef, SLiC, SLiCHF
-from undertow.maths.losses.logistic import DPO, RDPO, ConservativeDPO
-from undertow.maths.losses.regularised import CPO, RPO, BoNBoN
-from undertow.maths.losses.separate import DPOP, SPPO, CalDPO, DPOShift, KTOPair
-from undertow.maths.losses.squared import IPO, REBEL, AveragedIPO
 
 __all__ = ["by_name", "names", "parameters", "register"]
 
@@ -105,8 +99,8 @@ def _read(loss: str, parameter: str, value: object, kind: str) -> object:
         raise ValueError(f"the loss {loss}: {parameter} must be {expected}, got {value!r}") from None
 
 
-for _loss in (
-    DPO, ConservativeDPO, RDPO, IPO, AveragedIPO, SLiC, SLiCHF, HingeRef, REBEL, GPO, SimPO, CPO, RPO, BoNBoN, DPOP,
-    RRHF, KTOPair, SPPO, ORPO, DPOShift, CalDPO,
-):  # fmt: skip
-    register(_loss)
+# A family's losses are those that its module exports: a new one is written there, and nowhere else.
+for _family in (averaged, gpo, hinge, logistic, regularised, separate, squared):
+    for _exported in _family.__all__:
+        if isinstance(_loss := getattr(_family, _exported), type) and issubclass(_loss, PairLoss):
+            register(_loss)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-from torch.nn.functional import logsigmoid
-
+from undertow.maths.later import functional, torch
 from undertow.maths.losses.base import PairLoss
 from undertow.maths.losses.logps import Logps
 from undertow.maths.losses.parameters import check_choice, check_ranges, check_whole
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["CPO", "RPO", "BoNBoN"]
 
@@ -32,7 +33,7 @@ class CPO(PairLoss):
 
     def value(self, logps: Logps) -> Tensor:
         """``−ln σ(βM) − λa``."""
-        return -logsigmoid(self.beta * logps.margin) - self.lam * logps.chosen
+        return -functional.logsigmoid(self.beta * logps.margin) - self.lam * logps.chosen
 
     def derivatives(self, logps: Logps) -> tuple[Tensor, Tensor]:
         """``d_w = βσ(−βM) + λ``, ``d_l = βσ(−βM)``."""
@@ -72,7 +73,7 @@ class RPO(PairLoss):
     def value(self, logps: Logps) -> Tensor:
         """``−ln σ(βΔ) − λa``, or ``… − λa/n⁺``."""
         target = logps.chosen_mean if self.averaged else logps.chosen
-        return -logsigmoid(self.beta * logps.corrected_margin) - self.lam * target
+        return -functional.logsigmoid(self.beta * logps.corrected_margin) - self.lam * target
 
     def derivatives(self, logps: Logps) -> tuple[Tensor, Tensor]:
         """``d_w = βσ(−βΔ) + λ`` (or ``λ/n⁺``), ``d_l = βσ(−βΔ)``."""

@@ -6,14 +6,15 @@ KTO in pair form, SPPO, Cal-DPO, DPOP and DPO-Shift.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-from torch.nn.functional import logsigmoid, relu
-
+from undertow.maths.later import functional, torch
 from undertow.maths.losses.base import PairLoss
 from undertow.maths.losses.logps import Logps
 from undertow.maths.losses.parameters import check_ranges, check_whole
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["DPOP", "SPPO", "CalDPO", "DPOShift", "KTOPair", "kto_z"]
 
@@ -116,7 +117,7 @@ class CalDPO(PairLoss):
         """``−ln σ(Δ) + κ[(r⁺ − 1/(2β))² + (r⁻ + 1/(2β))²]``."""
         target = 0.5 / self.beta
         squares = (logps.chosen_logratio - target).square() + (logps.rejected_logratio + target).square()
-        return -logsigmoid(logps.corrected_margin) + self.kappa * squares
+        return -functional.logsigmoid(logps.corrected_margin) + self.kappa * squares
 
     def derivatives(self, logps: Logps) -> tuple[Tensor, Tensor]:
         """``d_w = σ(−Δ) + 2κ(1/(2β) − r⁺)``, ``d_l = σ(−Δ) + 2κ(1/(2β) + r⁻)``."""
@@ -143,7 +144,7 @@ class DPOP(PairLoss):
 
     def value(self, logps: Logps) -> Tensor:
         """``−ln σ(u)``, ``u = β[Δ − λ max(0, −r⁺)]``."""
-        return -logsigmoid(self._u(logps))
+        return -functional.logsigmoid(self._u(logps))
 
     def derivatives(self, logps: Logps) -> tuple[Tensor, Tensor]:
         """``d_w = βσ(−u)(1 + λ·1[a < a_ref])``, ``d_l = βσ(−u)``; at ``a = a_ref`` the penalty is off."""
@@ -151,7 +152,7 @@ class DPOP(PairLoss):
         return d * (1 + self.lam * (logps.chosen_logratio < 0)), d
 
     def _u(self, logps: Logps) -> Tensor:
-        return self.beta * (logps.corrected_margin - self.lam * relu(-logps.chosen_logratio))
+        return self.beta * (logps.corrected_margin - self.lam * functional.relu(-logps.chosen_logratio))
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +198,7 @@ class DPOShift(PairLoss):
 
     def value(self, logps: Logps) -> Tensor:
         """``−ln σ(u)``, ``u = βr⁺ − fβr⁻``."""
-        return -logsigmoid(self._u(logps))
+        return -functional.logsigmoid(self._u(logps))
 
     def derivatives(self, logps: Logps) -> tuple[Tensor, Tensor]:
         """``d_w = βσ(−u)``, ``d_l = fβσ(−u)``."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from undertow.maths.losses.base import PairLoss
 from undertow.maths.losses.logps import Logps
 from undertow.maths.losses.parameters import check_ranges
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["IPO", "REBEL", "AveragedIPO"]
 
