@@ -13,6 +13,7 @@ A message says what came, what was expected, and the way out.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -48,7 +49,7 @@ class BadRowsError(DataError):
         lines += [f"  {bad.place}: {bad.reason}" for bad in self.first]
         if count > len(self.first):
             lines.append(f"  … and {count - len(self.first)} more")
-        lines.append("Mend them, or go on without them: --on-bad-row skip (they are then listed in skipped.jsonl).")
+        lines.append("Correct them, or go on without them: --on-bad-row skip (they are then listed in skipped.jsonl).")
         super().__init__("\n".join(lines))
 
 
@@ -57,7 +58,13 @@ class ModelError(InputError):
 
 
 class OptionError(InputError):
-    """Options that make no sense, alone or together."""
+    """Options that make no sense, alone or together; the message begins with the one that it is about."""
+
+    @property
+    def option(self) -> str | None:
+        """The name of the option that the message begins with, as a Python name (``max_length``)."""
+        found = re.match(r"--([a-z][a-z-]*)", str(self))
+        return found[1].replace("-", "_") if found else None
 
 
 class OutputError(InputError):

@@ -53,10 +53,11 @@ def test_writes_what_the_contract_says(capsys, model: Path, prefs: Path, tmp_pat
     assert table["row"].to_pylist() == list(range(40))
     assert not (out / "skipped.jsonl").exists()
     assert summary["data"]["pairs"] == 40
+    assert summary["data"]["unused_columns"] == ["source"]
     assert summary["tokens"]["layout"] == "chat"
     assert {"torch", "transformers"} <= summary["versions"].keys()
     assert "undertow filter" in stdout
-    assert stderr == ""  # no terminal, no progress
+    assert stderr == "note: Columns of the data that are not used: `source`.\n"  # no terminal, no progress
 
 
 def test_scores_are_those_of_the_slow_loop(capsys, model: Path, prefs: Path, tmp_path: Path) -> None:
@@ -208,10 +209,11 @@ def test_another_run_in_the_same_folder_is_refused(capsys, model: Path, prefs: P
     other = write_jsonl(tmp_path / "other.jsonl", some_rows(39))
     heavier = tiny_folder(tmp_path / "heavier", "qwen3")
     for arguments, differs in (
-        ([prefs, "--model", model, "--no-eot"], "tokenizer and template"),
+        ([prefs, "--model", model, "--no-eot"], "\n  --eot: true there, false here\n"),
+        ([prefs, "--model", model, "--max-length", 300], "\n  --max-length: 400 there, 300 here\n"),
         ([other, "--model", model], "data"),
         ([prefs, "--model", heavier], "model weights"),
-        ([prefs, "--model", model, "--batch-tokens", 99], "batch tokens"),
+        ([prefs, "--model", model, "--batch-tokens", 99], "\n  --batch-tokens: 4096 there, 99 here\n"),
     ):
         code, _, err = run(capsys, *base, *arguments)
         assert code == 2, arguments
@@ -302,6 +304,19 @@ def test_killed_with_pull_in_either_pass_and_started_again(model: Path, tmp_path
     assert not list(out.glob("update-*"))
 
 
+@pytest.mark.parametrize("native", ["0", "1"])
+@pytest.mark.parametrize("level", ["hidden", "unembedding"])
+def test_verdicts_are_computed_in_float32_whatever_the_processor(
+    capsys, model: Path, prefs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: str, native: str
+) -> None:
+    monkeypatch.setenv("UNDERTOW_NATIVE_BFLOAT16", native)
+    base = ["audit", prefs, "--model", model, "--max-length", 400, "--level", level, "--limit", 4, "--quiet", "--json"]
+    found = json.loads(run(capsys, *base, "--out", tmp_path / "auto")[1].splitlines()[-1])["model"]["dtype"]
+    assert found == ("bfloat16" if level == "hidden" and native == "1" else "float32")
+    asked = json.loads(run(capsys, *base, "--dtype", "bfloat16", "--out", tmp_path / "asked")[1].splitlines()[-1])
+    assert asked["model"]["dtype"] == "bfloat16"
+
+
 def test_pull_adds_up_and_goes_on_in_the_second_pass(capsys, model: Path, tmp_path: Path, monkeypatch) -> None:
     data = write_jsonl(tmp_path / "prefs.jsonl", some_rows(24))
     base = ["audit", data, "--model", model, "--max-length", 400, "--dtype", "float32", "--part-pairs", 5, "--pull"]
@@ -323,7 +338,7 @@ def test_pull_adds_up_and_goes_on_in_the_second_pass(capsys, model: Path, tmp_pa
     assert code == 0, err
     assert calls == [0, 1, 2, 2, 3, 4]
     assert digest(tmp_path / "out") == digest(tmp_path / "whole")
-    assert "Under the whole data set's gradient" in stdout
+    assert "gradient of all pairs together" in " ".join(stdout.split())
     table = ut.read_scores(tmp_path / "out")
     own = np.array(table["dlogp_chosen"]) / 24
     assert np.allclose(table["pull_own"], own)

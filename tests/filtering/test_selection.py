@@ -166,7 +166,8 @@ def test_what_is_typed(kind: str, text: str, value: float, shown: str) -> None:
     [
         ("drop-highest", "0.1", r"--drop-highest 0.1: expected a share of the rows such as 10%, or a number of rows"),
         ("drop-highest", "-5%", "expected a share"),
-        ("drop-highest", "110%", "share from"),
+        ("drop-highest", "110%", r"--drop-highest 110%: expected a share from 0.0 to 1.0"),
+        ("drop-case", "-1", "--drop-case -1: expected a case"),
         ("drop-above", "high", "--drop-above high: expected a number"),
         ("drop-below", "nan", "expected a number"),
         ("drop-case", "5", "expected a case, 0 to 4"),

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from undertow import files
 from undertow.errors import OutputError
 from undertow.files import lock, remove_leftovers, write_atomically, write_json
 
@@ -179,3 +180,92 @@ def test_json_is_readable_and_strict(tmp_path: Path) -> None:
     assert "β" in (tmp_path / "a.json").read_text(encoding="utf-8")
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", {"nan": float("nan")})
+
+
+WITHOUT_UNIX = """
+import builtins, errno, os, sys
+import accelerate, datasets, huggingface_hub, peft, torch, transformers.trainer  # theirs is their own affair
+
+HIDDEN = ("fcntl", "resource", "grp", "pwd", "termios")
+real = builtins.__import__
+
+def without(name, globals=None, *rest, **named):
+    if name in HIDDEN and (globals or {}).get("__name__", "").startswith("undertow"):
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    return real(name, globals, *rest, **named)
+
+builtins.__import__ = without
+for name in ("O_CLOEXEC", "geteuid", "getuid", "sched_getaffinity"):
+    if hasattr(os, name):
+        delattr(os, name)
+for name in ("EDQUOT", "ENOLCK"):
+    delattr(errno, name)
+
+import importlib, pkgutil
+from pathlib import Path
+import undertow
+import undertow.files
+undertow.files._WINDOWS = True
+for module in pkgutil.walk_packages(undertow.__path__, "undertow."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+assert undertow.models.device.peak_memory_mb(undertow.models.device.choose_device("cpu")) is None
+
+from undertow.runs.folder import RunFolder
+
+class Run(RunFolder):
+    command, summary_name = "audit", "audit.json"
+
+out = Path(sys.argv[1])
+with undertow.files.write_atomically(out / "a.bin") as file:
+    file.write(b"whole")
+run = Run(out / "run")
+run.begin({"data": "x"}, {})
+run.commit({"done": 1})
+run.close()
+assert Run(out / "run").summary() == {"done": 1}
+print(sorted(path.name for path in out.rglob("*") if path.is_file()))
+"""
+
+
+def test_everything_is_imported_and_written_without_what_windows_lacks(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_UNIX, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "['.lock', 'a.bin', 'audit.json', 'settings.json']"
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="asks the kernel which files are open")
+def test_on_windows_a_file_is_closed_before_it_is_renamed_or_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace, unlink = Path.replace, Path.unlink
+
+    def refuse_open(path: Path) -> None:
+        if any(link.exists() and link.samefile(path) for link in Path("/proc/self/fd").iterdir()):
+            raise PermissionError(errno.EACCES, "The process cannot access the file because it is being used")
+
+    def windows_replace(self: Path, target: Path) -> Path:
+        refuse_open(self)
+        return replace(self, target)
+
+    def windows_unlink(self: Path, missing_ok: bool = False) -> None:
+        refuse_open(self)
+        unlink(self, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "replace", windows_replace)
+    monkeypatch.setattr(Path, "unlink", windows_unlink)
+    path = tmp_path / "out.bin"
+    with pytest.raises(OutputError, match="being used"), write_atomically(path) as file:  # as elsewhere: it shows
+        file.write(b"new")
+    monkeypatch.setattr(files, "_WINDOWS", True)
+    monkeypatch.setattr(os, "O_RDONLY", None)  # a folder cannot be opened
+    with write_atomically(path) as file:
+        file.write(b"new")
+        with pytest.raises(OutputError, match="another process is writing it"), write_atomically(path):
+            pass
+    assert path.read_bytes() == b"new"
+    with pytest.raises(KeyError), write_atomically(path) as file:
+        file.write(b"half")
+        raise KeyError
+    assert path.read_bytes() == b"new"
+    assert names(tmp_path) == ["out.bin"]

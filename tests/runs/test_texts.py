@@ -18,7 +18,7 @@ from undertow.data.pairs import Message, Pair
 from undertow.data.reading import open_pairs
 from undertow.errors import OptionError
 from undertow.runs.settings import DataSettings, Shard
-from undertow.runs.texts import BY, TextLog, keep_texts, text_schema
+from undertow.runs.texts import BY, PAIR_TEXTS, TextLog, keep_texts, read_beginnings, read_texts, text_schema
 from undertow.scoring.shards import read_scores
 
 
@@ -169,3 +169,23 @@ def test_a_comparison_keeps_texts_too(tmp_path: Path, model: Path) -> None:
     rows = some_rows(4)
     out = compared(write_jsonl(tmp_path / "d.jsonl", rows), model, model, tmp_path / "out")
     assert [one["chosen"] for one in texts(out)] == [row["chosen"] for row in rows]
+
+
+def test_some_rows_are_read_whole_or_from_their_beginning(tmp_path: Path) -> None:
+    folders = [tmp_path / "one", tmp_path / "two", tmp_path / "without"]
+    for first, folder in zip((0, 600), folders, strict=False):
+        folder.mkdir()
+        log = TextLog(folder / "texts.parquet", ["kind"])
+        for row in range(first, first + 600):
+            log.add(Pair(row, f"prompt {row}", f"chosen {row}", "é" * 50, by=("k",)))
+        log.close()
+    folders[-1].mkdir()
+    rows = [1100, 3, 599, 600, 5000]
+    found = read_beginnings(folders, rows, 8)
+    assert sorted(found) == [3, 599, 600, 1100]
+    assert list(found[3]) == list(PAIR_TEXTS)
+    assert found[1100] == {"prompt": ("prompt 1", 11), "chosen": ("chosen 1", 11), "rejected": ("é" * 8, 50)}
+    assert read_texts(folders[0], rows) == {
+        row: {"prompt": f"prompt {row}", "chosen": f"chosen {row}", "rejected": "é" * 50} for row in (3, 599)
+    }
+    assert read_texts(folders[-1], rows) == {}

@@ -77,7 +77,7 @@ def test_text_level_needs_no_model_and_has_its_columns() -> None:
 def test_columns_are_the_contracts() -> None:
     assert schema("hidden").names == [
         "row", "pair_id", "prompt_tokens", "chosen_tokens", "rejected_tokens", "shared_prefix_tokens", "truncated",
-        "edit_distance", "ches", "ln_ches", "last_hidden_ip",
+        "duplicate_of", "contradicts", "edit_distance", "ches", "ln_ches", "last_hidden_ip",
     ]  # fmt: skip
     types = {field.name: str(field.type) for field in schema("hidden")}
     assert types["row"] == "int64"

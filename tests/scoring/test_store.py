@@ -266,7 +266,7 @@ def test_shards_missing_doubled_or_of_other_runs_are_refused(tmp_path: Path) -> 
     with pytest.raises(DataError, match=r"^Shard 1/3 is there twice"):
         read_scores([one, two, one])
     other = write_run(tmp_path / "other", [[2, 5, 8]], shard="3/3", level="text")
-    with pytest.raises(DataError, match=r"not shards of one run:\n  level: hidden in .*s0, text in .*other"):
+    with pytest.raises(DataError, match=r"not shards of one run:\n  --level: hidden in .*s0, text in .*other"):
         read_scores([one, two, other])
     whole = write_run(tmp_path / "whole", [[0]])
     with pytest.raises(DataError, match="Shards of different cuts"):

@@ -18,7 +18,8 @@ from undertow.data.tokens.packing import pack
 from undertow.maths.losses import by_name, names
 from undertow.models.forward import pair_states
 from undertow.runs.progress import Silent
-from undertow.scoring.levels import PULL_COLUMNS, schema
+from undertow.scoring.columns import PULL_COLUMNS
+from undertow.scoring.levels import schema
 from undertow.scoring.scorer import Scorer, score_rows
 from undertow.scoring.unembedding import PRODUCTS, pull_row, residual_rows, unembedding_row
 
@@ -124,7 +125,7 @@ def test_every_loss_can_be_asked_for(name: str) -> None:
 
 def test_columns_and_types_are_the_contracts() -> None:
     types = {field.name: str(field.type) for field in schema("unembedding", pull=True)}
-    assert list(types)[11:] == [
+    assert list(types)[13:] == [
         "logp_chosen", "logp_rejected", "gg_chosen", "gg_cross", "gg_rejected", "hh_chosen", "hh_cross", "hh_rejected",
         "alpha_positive", "d_chosen", "d_rejected", "dlogp_chosen", "dlogp_rejected", "case", "free_dlogp_chosen",
         "free_dlogp_rejected", "free_case", *PULL_COLUMNS,
@@ -205,5 +206,5 @@ def test_what_if_is_the_share_of_those_that_stay() -> None:
     assert ut.what_if(table, "dlogp_chosen", shares=[0, 0.2, 0.4, 0.6]) == pytest.approx([0.6, 0.5, 1 / 3, 0])
     with pytest.raises(ut.OptionError, match="no column free_dlogp_chosen"):
         ut.what_if(table, "ln_ches", change="free_dlogp_chosen")
-    with pytest.raises(ut.OptionError, match="expected one of dlogp_chosen"):
+    with pytest.raises(ut.OptionError, match="expected one of pull, dlogp_chosen"):
         ut.what_if(table, "row")

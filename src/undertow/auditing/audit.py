@@ -25,16 +25,26 @@ from undertow.errors import OptionError
 from undertow.maths.losses import DPO, PairLoss
 from undertow.models.checks import check_same_tokens
 from undertow.models.device import multiplies_bfloat16
-from undertow.models.loading import check_companion, check_max_length, load_config, load_model, load_tokenizer
+from undertow.models.loading import (
+    check_companion,
+    check_max_length,
+    load_config,
+    load_model,
+    load_tokenizer,
+    shared_vocabulary,
+)
 from undertow.models.model import Model
 from undertow.models.sources import ModelSource, find_model
+from undertow.runs.identity import token_identity
 from undertow.runs.preparation import prepare
 from undertow.runs.progress import Silent, Watcher
 from undertow.runs.settings import Shard
+from undertow.runs.targets import Target, check_targets, data_input, model_inputs
 from undertow.runs.texts import keep_texts
 from undertow.runs.token_file import TokenFile
+from undertow.scoring.columns import PULL_COLUMNS
 from undertow.scoring.folder import ScoreStore
-from undertow.scoring.levels import PULL_COLUMNS, SCORE_VERSION, includes
+from undertow.scoring.levels import SCORE_VERSION, includes
 from undertow.scoring.scorer import Scorer, add_pull, part_count, score_parts
 from undertow.version import __version__
 
@@ -73,7 +83,7 @@ def audit(
     """
     scorer = Scorer(level, model, loss or DPO(), reference, pull, batch_tokens)
     _check_scorer(scorer)
-    encoder = PairEncoder(model.tokenizer, tokens or TokenSettings())
+    encoder = PairEncoder(model.tokenizer, tokens or TokenSettings(), vocabulary=len(model.head.weight))
     on_bad_row = pairs.on_bad_row if isinstance(pairs, Pairs) else "stop"
     entries = pairs.entries() if isinstance(pairs, Pairs) else pairs
     watch = watch or Silent()
@@ -110,12 +120,20 @@ def audit_to_folder(
     store = ScoreStore(Path(out))
     store.check_writable()
     source = find_model(model_name)
-    ref = find_model(settings.ref) if settings.ref else None
+    ref = find_model(settings.ref, option="--ref") if settings.ref else None
+    inputs = [*data_input(data, settings.data.split, settings.data.name), *model_inputs(source, ref)]
+    check_targets([Target("--out", Path(out), "run")], inputs)
     config = None
     if settings.level != "text":
         config = load_config(source, trust_remote_code=settings.trust_remote_code)
         check_max_length(source, config, settings.tokens.max_length)
-    encoder = PairEncoder(load_tokenizer(source, trust_remote_code=settings.trust_remote_code), settings.tokens)
+    encoder = PairEncoder(
+        load_tokenizer(source, trust_remote_code=settings.trust_remote_code),
+        settings.tokens,
+        vocabulary=shared_vocabulary(source, config, ref, trust_remote_code=settings.trust_remote_code)
+        if config
+        else None,
+    )
     if ref:
         check_companion(
             ref,
@@ -129,10 +147,14 @@ def audit_to_folder(
     reading = (pairs.entries(), encoder, settings.shard, settings.data.on_bad_row, watch)
     with prepare(*reading, texts_by=pairs.by) as ready:
         spool, bad = ready.spool, ready.bad
+        for note in pairs.notes:
+            watch.note(note)
+        known = _identity(ready.fingerprint, encoder, settings)
+        store.check_run(known, overwrite=overwrite)
         model = _model(source, config, encoder, settings, watch)
         reference = _reference(ref, encoder, settings, watch) if ref else None
         scorer = Scorer(settings.level, model, settings.loss.make(), reference, settings.pull, settings.batch_tokens)
-        identity = _identity(ready.fingerprint, encoder, scorer, settings)
+        identity = known | _models(scorer)
         with contextlib.closing(store):
             store.begin(identity, _arguments(data, model_name, settings), overwrite=overwrite)
             if ready.texts:
@@ -147,10 +169,10 @@ def audit_to_folder(
                 "versions": {name: version(name) for name in LIBRARIES} | {"python": platform.python_version()},
                 "arguments": _arguments(data, model_name, settings),
                 "fingerprints": identity,
-                "tokens": encoder.describe(),
+                "tokens": ready.tokens,
                 "model": model.describe() if model else {"name": model_name},
                 "reference": reference.describe() if reference else None,
-                "data": {"format": pairs.format, "pairs": spool.pairs, "skipped": bad.count, "tokens": spool.tokens},
+                "data": {**pairs.describe(), "pairs": spool.pairs, "skipped": bad.count, "tokens": spool.tokens},
                 **summarise(store.read_parts()),
                 "scoring": seconds,
             }
@@ -169,7 +191,8 @@ def _check_scorer(scorer: Scorer) -> None:
         raise OptionError(f"pull=True needs level='unembedding', not {scorer.level!r}.")
     if scorer.reference is not None and scorer.model is not None:
         ours, theirs = scorer.model.tokenizer, scorer.reference.tokenizer
-        check_same_tokens(ours, theirs, f"reference={scorer.reference.name}", whose=AUDITED)
+        rows = min(scorer.model.vocabulary, scorer.reference.vocabulary)
+        check_same_tokens(ours, theirs, f"reference={scorer.reference.name}", whose=AUDITED, vocabulary=rows)
 
 
 def _model(
@@ -182,7 +205,7 @@ def _model(
     model = load_model(
         source.name,
         device=settings.device,
-        dtype=settings.dtype,
+        dtype=settings.computed_in,
         trust_remote_code=settings.trust_remote_code,
         packed=settings.packed,
         tokenizer=encoder.tokenizer,
@@ -199,9 +222,9 @@ def _reference(ref: ModelSource, encoder: PairEncoder, settings: AuditSettings, 
     """The reference model, for tokens of the audited model's tokenizer."""
     watch.phase("loading the reference")
     return load_model(
-        ref.name,
+        ref,
         device=settings.device,
-        dtype=settings.dtype,
+        dtype=settings.computed_in,
         trust_remote_code=settings.trust_remote_code,
         packed=settings.packed,
         tokenizer=encoder.tokenizer,
@@ -250,28 +273,33 @@ def _pull(store: ScoreStore, spool: TokenFile, scorer: Scorer, update: Tensor, p
         store.write_part(index, add_pull(table, index, spool, scorer, update, part_pairs=part_pairs, watch=watch))
 
 
-def _identity(data: str, encoder: PairEncoder, scorer: Scorer, settings: AuditSettings) -> dict[str, Any]:
-    """Everything that the numbers depend on: hashes, not names. Two runs with equal identities give equal tables."""
-    model, reference = scorer.model, scorer.reference
+def _identity(data: str, encoder: PairEncoder, settings: AuditSettings) -> dict[str, Any]:
+    """What the numbers depend on besides the models: hashes, not names."""
     identity = {
         "score version": SCORE_VERSION,
         "data": data,
-        "tokenizer and template": encoder.fingerprint,
-        "model weights": model.weights_fingerprint() if model else None,
+        **token_identity(encoder),
         "level": settings.level,
-        "dtype": str(model.dtype).removeprefix("torch.") if model else None,
-        "device": model.device.type if model else None,
-        "attention": model.attention if model else None,
         "batch tokens": settings.batch_tokens,
         "part pairs": settings.part_pairs,
         "shard": str(settings.shard),
     }
     if includes(settings.level, "unembedding"):
-        identity |= {
-            "loss": repr(scorer.loss),
-            "reference weights": reference.weights_fingerprint() if reference else None,
-            "pull": scorer.pull,
-        }
+        identity |= {"loss": repr(settings.loss.make()), "pull": settings.pull}
+    return identity
+
+
+def _models(scorer: Scorer) -> dict[str, Any]:
+    """The rest of it. Two runs of which all this is equal give equal tables."""
+    model, reference = scorer.model, scorer.reference
+    identity = {
+        "model weights": model.weights_fingerprint() if model else None,
+        "dtype": str(model.dtype).removeprefix("torch.") if model else None,
+        "device": model.device.type if model else None,
+        "attention": model.attention if model else None,
+    }
+    if includes(scorer.level, "unembedding"):
+        identity["reference weights"] = reference.weights_fingerprint() if reference else None
     return identity
 
 

@@ -8,8 +8,10 @@ from undertow.data.tokens.encoder import TokenSettings
 from undertow.data.tokens.packing import DEFAULT_BATCH_TOKENS
 from undertow.errors import OptionError
 from undertow.maths.losses import PairLoss
+from undertow.models.device import check_device, check_dtype
 from undertow.runs.settings import DataSettings, LossSettings, Shard
-from undertow.scoring.levels import LEVELS, includes
+from undertow.scoring.columns import LEVELS
+from undertow.scoring.levels import includes
 
 DEFAULT_LEVEL = "unembedding"
 
@@ -43,6 +45,8 @@ class AuditSettings:
     def __post_init__(self) -> None:
         check_level(self.level)
         check_loss(self.loss.make())
+        check_device(self.device)
+        check_dtype(self.dtype)
         for option, given in (("--ref", self.ref), ("--pull", self.pull)):
             if given and not includes(self.level, "unembedding"):
                 raise OptionError(f"{option}: it needs --level unembedding, not {self.level}.")
@@ -51,6 +55,16 @@ class AuditSettings:
         for name in ("batch_tokens", "part_pairs"):
             if getattr(self, name) < 1:
                 raise OptionError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected 1 or more.")
+
+    @property
+    def computed_in(self) -> str:
+        """``dtype``, with ``auto`` decided where signs are: float32 from level ``unembedding`` on.
+
+        There the scores say which way a log-probability goes, by differences of large and nearly equal products. In
+        bfloat16 these come out otherwise for some pairs (docs/audit.md has figures), so that a verdict would depend on
+        the processor. Ranks by CHES, at level ``hidden``, hold in bfloat16.
+        """
+        return "float32" if self.dtype == "auto" and includes(self.level, "unembedding") else self.dtype
 
     def record(self) -> dict[str, object]:
         """The settings as JSON values."""

@@ -31,6 +31,8 @@ def summarise(table: pa.Table) -> dict[str, Any]:
         **exact,
         "quantiles": {name: quantiles(table[name]) for name in numeric},
         "truncated": pc.sum(table["truncated"]).as_py() or 0,
+        "duplicates": linked_rows(table, "duplicate_of"),
+        "contradictions": linked_rows(table, "contradicts"),
         "nonfinite": {"count": len(bad_rows), "rows": bad_rows[:SHOWN_ROWS].tolist()},
     }
 
@@ -48,6 +50,14 @@ def case_counts(cases: pa.ChunkedArray) -> dict[str, int]:
     """How many pairs are of each case, by its code; only cases that occur."""
     counts = {str(entry["values"]): int(entry["counts"]) for entry in pc.value_counts(cases).to_pylist()}
     return dict(sorted(counts.items(), key=lambda item: int(item[0])))
+
+
+def linked_rows(table: pa.Table, name: str) -> dict[str, Any]:
+    """How many rows point to another row in a column, and the first of them with that row: ``[row, other]``."""
+    linked = table.select(["row", name]).filter(pc.is_valid(table[name]))
+    first = linked.slice(0, SHOWN_ROWS)
+    pairs = zip(first["row"].to_pylist(), first[name].to_pylist(), strict=True)
+    return {"count": len(linked), "rows": [list(pair) for pair in pairs]}
 
 
 def nonfinite_rows(table: pa.Table) -> np.ndarray:

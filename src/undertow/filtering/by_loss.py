@@ -14,16 +14,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from undertow.filtering.what_if import CHANGES
+from undertow.filtering.what_if import CHANGES, falling
 from undertow.maths.entanglement import cases, first_order
 from undertow.maths.losses import Logps, PairLoss, RewardCalibrated, by_name, names
+from undertow.scoring.columns import PRODUCT_PARTS, numbers_of
 
 __all__ = ["LossEffect", "class_of", "under_losses"]
 
 Mask: TypeAlias = NDArray[np.bool_]
 Products: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
-_PARTS = ("chosen", "cross", "rejected")
 _NO_REFERENCE = "the audit's reference is another model, whose log-probabilities the scores do not hold"
 CALIBRATED = "reward-calibrated"
 
@@ -102,8 +102,8 @@ def _effect(name: str, loss: PairLoss, logps: Logps, products: dict[str, Product
         loss=repr(loss),
         audited=False,
         cases=cases(*own, *weights).numpy(),
-        falls=(first_order(*own, *weights).dlogp_chosen < 0).numpy(),
-        free_falls=(first_order(ww, wl, ll, *weights).dlogp_chosen < 0).numpy(),
+        falls=falling(first_order(*own, *weights).dlogp_chosen.numpy()),
+        free_falls=falling(first_order(ww, wl, ll, *weights).dlogp_chosen.numpy()),
     )
 
 
@@ -114,8 +114,8 @@ def _of_the_audit(table: pa.Table, audited: str) -> LossEffect:
         loss=audited,
         audited=True,
         cases=table["case"].to_numpy(),
-        falls=table[CHANGES["own"]].to_numpy() < 0,
-        free_falls=table[CHANGES["free"]].to_numpy() < 0,
+        falls=falling(numbers_of(table, CHANGES["own"])),
+        free_falls=falling(numbers_of(table, CHANGES["free"])),
     )
 
 
@@ -134,9 +134,9 @@ def _logps(table: pa.Table, other_reference: bool) -> Logps:
 
 
 def _products(table: pa.Table, kind: str) -> Products:
-    chosen, cross, rejected = (_column(table, f"{kind}_{part}") for part in _PARTS)
+    chosen, cross, rejected = (_column(table, f"{kind}_{part}") for part in PRODUCT_PARTS)
     return chosen, cross, rejected
 
 
 def _column(table: pa.Table, name: str) -> Tensor:
-    return torch.from_numpy(table[name].to_numpy().astype(np.float64))
+    return torch.tensor(numbers_of(table, name))  # a copy: a table's own memory cannot be written

@@ -7,30 +7,31 @@ that stay. Only the scores' columns and one byte a row are held in memory.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from undertow.data.pairs import BadRow, Pair
 from undertow.data.reading import Pairs, open_pairs
 from undertow.errors import DataError, OptionError
-from undertow.filtering.rewriting import Decision, check_target, write_decisions, write_rows
-from undertow.filtering.selection import Selector, Verdict, judge, make_selectors
+from undertow.filtering.rewriting import Decision, Rewriter, check_endings, open_decisions
+from undertow.filtering.selection import LINKS, Selector, Verdict, judge, make_selectors, numeric_columns
+from undertow.runs.targets import Target, check_targets, data_input, score_inputs
+from undertow.scoring.columns import PREDICTORS, numbers_of, tokens_of
 from undertow.scoring.shards import read_scores
 
-LENGTHS = ("prompt_tokens", "chosen_tokens", "rejected_tokens")
 UNSCORED = "has no score: the audit set it aside, or did not look at it"
 
 
 @dataclass(frozen=True, slots=True)
 class FilterSummary:
-    """What a filter did. Rows are input rows; tokens are those of prompt, chosen and rejected of the scored pairs."""
+    """What a filter did. Rows are input rows; tokens are those of prompt, chosen and rejected of the scored pairs;
+    ``by`` is None where no selector looks at a score."""
 
-    by: str
+    by: str | None
     rows: int
     kept: int
     dropped: int
@@ -43,17 +44,22 @@ class FilterSummary:
 class Judged:
     """Scores with the verdict on each, found by input row."""
 
-    def __init__(self, table: pa.Table, by: str, selectors: Sequence[Selector]) -> None:
+    def __init__(self, table: pa.Table, by: str | None, selectors: Sequence[Selector]) -> None:
+        _check_columns(table, by, selectors)
         table = table.sort_by("row")
         self._rows = table["row"].to_numpy()
         self._ids = table["pair_id"]
-        self.scores = _numbers(table, by)
-        cases = table["case"].to_numpy() if "case" in table.column_names else None
-        if cases is None and any(selector.kind == "drop-case" for selector in selectors):
-            raise OptionError("--drop-case: these scores have no column `case`; it comes with --level unembedding.")
-        self.verdict: Verdict = judge(self.scores, selectors, by=by, cases=cases)
+        self._found = np.zeros(len(table), dtype=bool)
+        self.scores = numbers_of(table, by) if by is not None else np.full(len(table), np.nan)
+        self.verdict: Verdict = judge(
+            self.scores,
+            selectors,
+            by=by,
+            cases=table["case"].to_numpy() if "case" in table.column_names else None,
+            links={name: table[name].is_valid().to_numpy() for name in LINKS.values() if name in table.column_names},
+        )
         self.keep = self.verdict.keep
-        tokens = sum((table[name].to_numpy().astype(np.int64) for name in LENGTHS), np.zeros(len(table), np.int64))
+        tokens = tokens_of(table)
         self.kept_tokens = int(tokens[self.keep].sum())
         self.dropped_tokens = int(tokens.sum()) - self.kept_tokens
 
@@ -71,14 +77,29 @@ class Judged:
                 f"{pair.file}, line {pair.line} (row {pair.row}) is not the pair that was scored as row {pair.row}: "
                 "these scores belong to other data. Audit this data first, or give the data that was audited."
             )
+        self._found[index] = True
         return index
+
+    def check_all_found(self, data: str) -> None:
+        """Refuse scores of more pairs than :meth:`find` was asked for: shares would be of pairs that are not there.
+
+        Raises:
+            DataError: there are such scores.
+        """
+        missing = np.flatnonzero(~self._found)
+        if missing.size:
+            raise DataError(
+                f"{missing.size:,} of the {len(self._found):,} pairs that were scored are not in {data} (first row "
+                f"{self._rows[missing[0]]}). The scores are of more data: a share or a count would be one of pairs "
+                "that are not there. Audit this data by itself, or filter the whole data that was audited."
+            )
 
 
 def filter_pairs(
     pairs: Pairs | Iterable[Pair],
     table: pa.Table,
     *,
-    by: str = "ln_ches",
+    by: str | None = None,
     drop_highest: float | int | None = None,
     drop_lowest: float | int | None = None,
     keep_highest: float | int | None = None,
@@ -86,16 +107,19 @@ def filter_pairs(
     drop_above: float | None = None,
     drop_below: float | None = None,
     drop_case: int | Sequence[int] | None = None,
+    drop_duplicates: bool = False,
+    drop_contradictions: bool = False,
 ) -> list[Pair]:
     """The pairs that stay, by their scores in a table that :func:`undertow.audit` made of them.
 
     ``highest`` and ``lowest`` take a share of the pairs as a float (``0.10``) or a number of pairs as an int. Several
     selectors may be given: a pair is dropped when any of them drops it, each judged over all pairs. A pair without a
-    score is dropped.
+    score is dropped. ``by`` may be left out where no selector looks at a score: ``drop_case``, ``drop_duplicates`` (a
+    pair that stands further up already) and ``drop_contradictions`` (both sides) do not.
 
     Raises:
-        OptionError: no selector, one out of its range, or a column that is not there.
-        DataError: the scores belong to other pairs.
+        OptionError: no selector, one out of its range, no score to select by, or a column that is not there.
+        DataError: the scores belong to other pairs, or to more than these.
     """
     selectors = make_selectors(
         {
@@ -106,10 +130,14 @@ def filter_pairs(
             "drop-above": drop_above,
             "drop-below": drop_below,
             "drop-case": drop_case,
+            "drop-duplicates": drop_duplicates,
+            "drop-contradictions": drop_contradictions,
         }
     )
     judged = Judged(table, by, selectors)
-    return [pair for pair in pairs if (index := judged.find(pair)) is not None and judged.keep[index]]
+    kept = [pair for pair in pairs if (index := judged.find(pair)) is not None and judged.keep[index]]
+    judged.check_all_found("the given pairs")
+    return kept
 
 
 def filter_file(
@@ -117,10 +145,11 @@ def filter_file(
     scores: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
-    by: str,
+    by: str | None,
     selectors: Sequence[Selector],
     format: str | None = None,
     columns: Mapping[str, str] | None = None,
+    empty_prompt: bool = False,
     split: str | None = None,
     name: str | None = None,
     decisions: str | Path | None = None,
@@ -130,16 +159,32 @@ def filter_file(
     Raises:
         InputError: the data, the scores, the options or the output cannot be used.
     """
-    judged = Judged(read_scores(scores), by, selectors)
-    pairs = open_pairs(data, format=format, columns=columns, split=split, name=name, on_bad_row="skip")
-    check_target(pairs.source, Path(out))
-    kept = bytearray()  # one byte an input row: a pair's rows stay when the pair stays
-    for row in (row for rows, keep, _ in _decided(pairs, judged) for row in rows if keep):
-        kept.extend(bytes(max(0, row + 1 - len(kept))))
-        kept[row] = 1
-    total = write_rows(pairs.source, Path(out), kept)
+    targets = [Target("--out", Path(out))]
     if decisions is not None:
-        write_decisions(Path(decisions), (decision for *_, decision in _decided(pairs, judged)))
+        targets.append(Target("--decisions", Path(decisions)))
+    check_endings(*(target.path for target in targets))
+    check_targets(targets, [*data_input(data, split, name), *score_inputs(scores)])
+    judged = Judged(read_scores(scores), by, selectors)
+    pairs = open_pairs(
+        data,
+        format=format,
+        columns=columns,
+        split=split,
+        name=name,
+        on_bad_row="skip",
+        empty_prompt=empty_prompt,
+    )
+    rewriter = Rewriter(pairs.source, Path(out))
+    kept = bytearray()  # one byte an input row: a pair's rows stay when the pair stays
+    # The decisions stand at their place only when this ends well: after the rows do.
+    with open_decisions(Path(decisions)) if decisions is not None else nullcontext(_say_nothing) as decide:
+        for rows, keep, decision in _decided(pairs, judged):
+            decide(decision)
+            for row in rows if keep else ():
+                kept.extend(bytes(max(0, row + 1 - len(kept))))
+                kept[row] = 1
+        judged.check_all_found(pairs.source.name)
+        total = rewriter.write(kept)
     scored = len(judged.scores)
     stay = int(sum(kept))
     return FilterSummary(
@@ -164,16 +209,29 @@ def _decided(pairs: Pairs, judged: Judged) -> Iterator[tuple[tuple[int, ...], bo
         if index is None:
             yield entry.source_rows, False, Decision(entry.row, entry.pair_id, None, False, UNSCORED)
             continue
-        keep, score = bool(judged.keep[index]), float(judged.scores[index])
+        keep, score = bool(judged.keep[index]), float(judged.scores[index]) if judged.verdict.by else None
         yield entry.source_rows, keep, Decision(entry.row, entry.pair_id, score, keep, judged.verdict.reason(index))
 
 
-def _numbers(table: pa.Table, by: str) -> np.ndarray[Any, np.dtype[np.float64]]:
-    numeric = [field.name for field in table.schema if _is_numeric(field.type)]
-    if by not in numeric:
+def _say_nothing(_: Decision) -> None:
+    """For a filter whose decisions nobody wants."""
+
+
+def _check_columns(table: pa.Table, by: str | None, selectors: Sequence[Selector]) -> None:
+    """Refuse selectors that these scores cannot answer."""
+    numeric = numeric_columns(table.schema)
+    if by is not None and by not in numeric:
         raise OptionError(f"--by {by}: the scores have no such numeric column. They have {', '.join(numeric)}.")
-    return np.asarray(pc.fill_null(table[by].cast(pa.float64()), float("nan")).to_numpy(), dtype=np.float64)
-
-
-def _is_numeric(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+    kinds = {selector.kind for selector in selectors}
+    if by is None and (wanting := [str(selector) for selector in selectors if selector.by_score]):
+        ranking = [name for name in PREDICTORS if name in numeric]
+        best = f"--by {ranking[0]} is the best there is to tell which pairs displace" if ranking else "--by NAME"
+        raise OptionError(f"--{wanting[0]}: say by which score. {best}. The scores have {', '.join(numeric)}.")
+    if "drop-case" in kinds and "case" not in table.column_names:
+        raise OptionError("--drop-case: these scores have no column `case`; it comes with --level unembedding.")
+    for kind, column in LINKS.items():
+        if kind in kinds and column not in table.column_names:
+            raise OptionError(
+                f"--{kind}: these scores have no column `{column}`, as an earlier version of Undertow wrote them. "
+                "Audit the data again; --level text is enough and runs no model."
+            )

@@ -6,22 +6,25 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from undertow.errors import OptionError
 from undertow.files import write_atomically
-from undertow.filtering.selection import KINDS, Kind, Selector, judge
-from undertow.maths.losses import PairLoss
-from undertow.models.model import Model
-from undertow.runs.progress import Watcher
-from undertow.runs.token_file import TokenFile
-from undertow.scoring.levels import LEVELS, schema
-from undertow.scoring.scorer import Scorer, score_parts
+from undertow.filtering.selection import KINDS, LINKS, Kind, Selector, judge, numeric_columns
+from undertow.scoring.columns import COLUMNS, LEVELS
+from undertow.scoring.levels import schema
+
+if TYPE_CHECKING:
+    from undertow.maths.losses import PairLoss
+    from undertow.models.model import Model
+    from undertow.runs.progress import Watcher
+    from undertow.runs.token_file import TokenFile
 
 RECORD = "filtered.jsonl"
 _FORM = "expected 'SCORE SELECTOR AMOUNT', for example 'ln_ches drop-highest 10%'"
+_KINDS = tuple(kind for kind in KINDS if kind not in LINKS)
 _PART = 512
 
 
@@ -40,10 +43,11 @@ class Rule:
             OptionError: it is no such rule; the message shows one.
         """
         found = re.fullmatch(r"\s*(\S+)\s+(\S+)\s+(\S+)\s*", text)
-        if not found or found[2] not in KINDS:
-            raise OptionError(f"--filter {text!r}: {_FORM}; selectors: {', '.join(KINDS)}.")
-        if found[1] not in schema(LEVELS[-1]).names:
-            raise OptionError(f"--filter {text!r}: there is no score {found[1]}.")
+        if not found or found[2] not in _KINDS:
+            raise OptionError(f"--filter {text!r}: {_FORM}; selectors: {', '.join(_KINDS)}.")
+        scores = numeric_columns(schema(LEVELS[-1]))
+        if found[1] not in scores:
+            raise OptionError(f"--filter {text!r}: {_why_not(found[1])}; scores: {', '.join(scores)}.")
         return cls(found[1], Selector.parse(cast(Kind, found[2]), found[3]))
 
     @property
@@ -53,17 +57,38 @@ class Rule:
         return next(level for level in LEVELS if wanted <= set(schema(level).names))
 
 
+def _why_not(name: str) -> str:
+    """Why pairs cannot be left out by a column while training begins."""
+    column = next((column for column in COLUMNS if column.name == name), None)
+    if column is None:
+        return f"there is no score {name}"
+    if column.option:
+        return f"{name} takes a pass over all data: use `undertow audit … --{column.option}`, then `undertow filter`"
+    return f"{name} holds no numbers"
+
+
 def kept_pairs(
-    spool: TokenFile, model: Model, loss: PairLoss, rules: list[Rule], folder: Path, watch: Watcher
+    spool: TokenFile,
+    model: Model,
+    loss: PairLoss,
+    rules: list[Rule],
+    folder: Path,
+    watch: Watcher,
+    *,
+    reference: Model | None = None,
 ) -> list[int]:
     """The numbers of the pairs that stay, in the spool's order; ``filtered.jsonl`` says which go, and why.
+
+    ``reference``: what the loss compares the model with; None: the model itself.
 
     Raises:
         OptionError: no pair stays.
     """
+    from undertow.scoring.scorer import Scorer, score_parts  # torch: not to be waited for when a rule is refused
+
     level = max((rule.level for rule in rules), key=LEVELS.index)
     watch.phase("filtering", pairs=spool.pairs, tokens=spool.tokens)
-    scorer = Scorer(level, model, loss)
+    scorer = Scorer(level, model, loss, reference)
     drop = np.zeros(spool.pairs, dtype=bool)
     reasons: dict[int, str] = {}
     tables = list(score_parts(spool, scorer, part_pairs=_PART, watch=watch))

@@ -12,29 +12,34 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, ClassVar, TypeAlias
+from typing import IO, Any, ClassVar
 
 from undertow.errors import DataError, OutputError
 from undertow.files import lock, output_errors, remove_leftovers, without_nonfinite, write_json
+from undertow.runs.identity import JSON, differences
+from undertow.runs.names import TRACKING
 from undertow.version import __version__
-
-JSON: TypeAlias = "str | int | float | bool | list[JSON] | dict[str, JSON] | None"
 
 SETTINGS, SKIPPED, REPORT = "settings.json", "skipped.jsonl", "report.html"
 _LOCK = ".lock"
-_SHOWN = 24
+NAME_A_RUN = (
+    "name a folder that `undertow audit`, `undertow train` or `undertow compare` wrote, "
+    "or the `folder` of a DisplacementCallback."
+)
 
 
 class RunFolder:
     """One run's folder, for the process that writes it. :meth:`begin` takes it, :meth:`close` gives it back.
 
     A subclass names its ``command``, the ``summary_name`` of the file that ends a run, its ``own`` files besides (names
-    or patterns), and the folders in which killed writers may leave something.
+    or patterns), which of these are ``work`` that another run's command must not undo, and the folders in which killed
+    writers may leave something.
     """
 
     command: ClassVar[str]
     summary_name: ClassVar[str]
     own: ClassVar[tuple[str, ...]] = ()
+    work: ClassVar[tuple[str, ...]] = ()
     inner: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, folder: Path) -> None:
@@ -70,24 +75,59 @@ class RunFolder:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = lock(self.folder / _LOCK)
             try:
-                self._take_over(json.loads(json.dumps(identity, default=str)), settings, overwrite)
+                self._take_over(_as_json(identity), settings, overwrite)
             except BaseException:
                 self.close()
                 raise
+
+    def check_run(self, identity: Mapping[str, JSON], *, overwrite: bool = False) -> None:
+        """Refuse the folder when it holds another run, as far as that can be told by now. Changes nothing.
+
+        Args:
+            identity: what is known already of all that the results depend on.
+            overwrite: whether another run will be cleared.
+
+        Raises:
+            OutputError: it does.
+        """
+        there = read_identity(self.folder) if (self.folder / SETTINGS).exists() else None
+        if there is not None and not overwrite:
+            known = {name: value for name, value in there.items() if name in identity}
+            self._refuse_another(self._differences(known, _as_json(identity)))
 
     def _take_over(self, identity: dict[str, JSON], settings: Mapping[str, Any], overwrite: bool) -> None:
         """With the lock held: tidy up, compare, and write ``settings.json`` where there is none yet."""
         self._check_ours()
         for folder in (self.folder, *(self.folder / name for name in self.inner)):
             remove_leftovers(folder)
-        if overwrite:
-            self._clear()
-        if overwrite or not (self.folder / SETTINGS).exists():
+        new = not (self.folder / SETTINGS).exists()
+        if not new:
+            found = self._differences(read_identity(self.folder) or {}, identity)
+            if not overwrite:
+                self._refuse_another(found)
+            if found or overwrite:
+                self._clear()
+                new = True
+        if new:
             written = {"undertow": __version__, "command": self.command, "identity": identity, "settings": settings}
             write_json(self.folder / SETTINGS, json.loads(json.dumps(written, default=str)))
-        self._check_identity(identity)
         if not self.finished:
             (self.folder / self.summary_name).unlink(missing_ok=True)
+
+    def _differences(self, there: Mapping[str, JSON], here: Mapping[str, JSON]) -> str:
+        """What differs between the run in the folder and this one, for people; nothing where they are the same."""
+        return differences(there, here, "there", "here")
+
+    def _refuse_another(self, found: str) -> None:
+        """Refuse a run that differs from the one in the folder, unless that has come to nothing yet: a command that
+        failed at once, because of a mistyped value, does not stand in the way of the one that is right."""
+        begun = any(next(self.folder.glob(pattern), None) for pattern in (self.summary_name, *self.work))
+        if found and begun:
+            raise OutputError(
+                f"{self.folder} holds another run:\n{found}\n"
+                "Two runs are never mixed. Choose another --out, or start over in this one with --overwrite "
+                "(or delete the folder)."
+            )
 
     def _clear(self) -> None:
         """Remove our own files, the commit point first. ``settings.json`` is then replaced, never absent: a kill in
@@ -95,16 +135,6 @@ class RunFolder:
         for pattern in (self.summary_name, SKIPPED, REPORT, *self.own):
             for path in self.folder.glob(pattern):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-    def _check_identity(self, here: dict[str, JSON]) -> None:
-        there = read_identity(self.folder) or {}
-        if here != there:
-            found = differences(there, here, "there", "here")
-            raise OutputError(
-                f"{self.folder} holds another run:\n{found}\n"
-                "Two runs are never mixed. Choose another --out, or start over in this one with --overwrite "
-                "(or delete the folder)."
-            )
 
     def _check_ours(self) -> None:
         """Refuse a folder with files of something else. Hidden files do not count: they are the system's, or ours."""
@@ -167,6 +197,22 @@ def read_summary(folder: Path, command: str, name: str) -> dict[str, Any]:
     return summary if isinstance(summary, dict) else {}
 
 
+def is_callback_folder(folder: Path) -> bool:
+    """Whether a callback in another library's trainer wrote this folder: a history, and no run of ours."""
+    return (folder / TRACKING).is_file() and not (folder / SETTINGS).exists()
+
+
+def check_there(folder: Path) -> None:
+    """Refuse a path where no folder is, for what shows runs.
+
+    Raises:
+        DataError: nothing is there, or a file.
+    """
+    if not folder.is_dir():
+        found = "is a file" if folder.exists() else "does not exist"
+        raise DataError(f"{folder} {found}: {NAME_A_RUN}")
+
+
 def read_command(folder: Path) -> str | None:
     """Which command's run stands in a folder, or None where ``settings.json`` is not ours."""
     found = _settings(folder)
@@ -182,18 +228,10 @@ def read_identity(folder: Path) -> dict[str, JSON] | None:
     return identity if isinstance(identity, dict) else None
 
 
-def differences(one: Mapping[str, JSON], two: Mapping[str, JSON], where_one: str, where_two: str) -> str:
-    """What differs between two identities, a line a key, for people."""
-    keys = [key for key in {**one, **two} if key not in one or key not in two or one[key] != two[key]]
-    return "\n".join(f"  {key}: {_shown(one, key)} {where_one}, {_shown(two, key)} {where_two}" for key in keys)
-
-
-def _shown(identity: Mapping[str, JSON], key: str) -> str:
-    if key not in identity:
-        return "nothing"
-    value = identity[key]
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]}…"
+def _as_json(identity: Mapping[str, JSON]) -> dict[str, JSON]:
+    """An identity as it will be read back."""
+    found: dict[str, JSON] = json.loads(json.dumps(identity, default=str))
+    return found
 
 
 def _settings(folder: Path) -> dict[str, Any]:

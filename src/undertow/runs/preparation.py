@@ -12,8 +12,10 @@ from pathlib import Path
 
 from undertow.data.pairs import BadRow, Pair
 from undertow.data.tokens.encoder import PairEncoder
+from undertow.data.tokens.notes import EncodingNotes
 from undertow.errors import SHOWN_BAD_ROWS, BadRowsError, DataError
 from undertow.runs.progress import Watcher
+from undertow.runs.repeats import PairHashes
 from undertow.runs.settings import Shard
 from undertow.runs.texts import TEXTS, TextLog
 from undertow.runs.token_file import TokenFile
@@ -51,12 +53,14 @@ class Prepared:
     """What a run scores: the pairs of its shard as tokens, the rows set aside, and the fingerprint of *all* the data.
 
     ``fingerprint`` is a SHA-256 over every input row's number and pair id, whatever the shard: the shards of one data
-    set know each other by it. ``texts`` is the file with the pairs' texts, where it was asked for.
+    set know each other by it. ``tokens`` says how the shard's pairs became tokens, as a run's summary keeps it: the
+    layout, and what happened to the responses. ``texts`` is the file with the pairs' texts, where it was asked for.
     """
 
     spool: TokenFile
     bad: BadRowLog
     fingerprint: str
+    tokens: dict[str, object]
     texts: Path | None = None
 
 
@@ -72,7 +76,8 @@ def prepare(
 ) -> Iterator[Prepared]:
     """Read and tokenise everything into a temporary folder that is gone when the context ends.
 
-    With ``texts_by`` the texts are kept there too, and of each pair the values of these columns of the data.
+    With ``texts_by`` the texts are kept there too, and of each pair the values of these columns of the data. What
+    happened to the responses on their way to tokens is told to ``watch``, also when no run comes of it.
 
     Raises:
         BadRowsError: with ``on_bad_row="stop"``, after all rows were looked at.
@@ -82,16 +87,20 @@ def prepare(
     with tempfile.TemporaryDirectory(prefix="undertow-") as folder:
         spool, bad = TokenFile(Path(folder, "tokens.arrow")), BadRowLog(Path(folder, "bad.jsonl"))
         texts = TextLog(Path(folder, TEXTS), texts_by) if texts_by is not None else None
+        notes, hashes = encoder.notes(), PairHashes()
         with contextlib.closing(bad), contextlib.closing(texts) if texts else contextlib.nullcontext():
-            fingerprint = _sort_out(entries, encoder, shard, watch, spool, bad, texts)
+            fingerprint = _sort_out(entries, encoder, shard, watch, spool, bad, texts, notes, hashes)
+            for sentence in notes.sentences():
+                watch.note(sentence)
             if bad.count and on_bad_row == "stop":
                 raise BadRowsError(bad.first, bad.count)
             if not spool.pairs:
                 raise DataError(_nothing_left(bad, shard))
-            spool.close()
+            spool.close(hashes.repeats())
             if texts:
                 texts.close()
-            yield Prepared(spool, bad, fingerprint, texts.path if texts else None)
+            tokens = encoder.describe() | notes.record()
+            yield Prepared(spool, bad, fingerprint, tokens, texts.path if texts else None)
 
 
 def _sort_out(
@@ -102,15 +111,22 @@ def _sort_out(
     spool: TokenFile,
     bad: BadRowLog,
     texts: TextLog | None,
+    notes: EncodingNotes,
+    hashes: PairHashes,
 ) -> str:
-    """Every entry into the spool or the log of bad rows; returns the fingerprint of all of them."""
+    """Every entry into the spool or the log of bad rows; returns the fingerprint of all of them.
+
+    Hashed is every pair, whatever the shard; noted are those of the shard.
+    """
     digest = hashlib.sha256()
     for entry in entries:
         known_by = entry.pair_id if isinstance(entry, Pair) else ascii(entry.reason)
         digest.update(f"{entry.row} {known_by}\n".encode())
+        if isinstance(entry, Pair):
+            hashes.add(entry, known_by)
         if not shard.holds(entry.row):
             continue
-        tokens = encoder.encode(entry) if isinstance(entry, Pair) else entry
+        tokens = encoder.encode(entry, notes) if isinstance(entry, Pair) else entry
         if isinstance(tokens, BadRow):
             bad.add(tokens)
         else:

@@ -52,6 +52,7 @@ class DataSettings:
     name: str | None = None
     limit: int | None = None
     on_bad_row: Literal["stop", "skip"] = "stop"
+    empty_prompt: bool = False
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
@@ -70,6 +71,7 @@ class DataSettings:
             on_bad_row=self.on_bad_row,
             limit=self.limit,
             by=by,
+            empty_prompt=self.empty_prompt,
         )
 
 

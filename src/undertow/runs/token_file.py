@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from undertow.data.tokens.encoder import TokenPair
+from undertow.runs.repeats import Repeats
 
 _BATCH = 256
 _IDS = pa.list_(pa.int32())
@@ -36,6 +38,7 @@ class TokenFile:
         self._writer: pa.RecordBatchFileWriter | None = pa.ipc.new_file(str(path), _SCHEMA)
         self._waiting: list[TokenPair] = []
         self._reader: pa.RecordBatchFileReader | None = None
+        self._repeats = Repeats()
         self.pairs = 0
         self.tokens = 0
 
@@ -54,8 +57,9 @@ class TokenFile:
         self._writer.write_batch(pa.record_batch(arrays, schema=_SCHEMA))
         self._waiting = []
 
-    def close(self) -> None:
-        """End writing; the pairs can be read from now on."""
+    def close(self, repeats: Repeats | None = None) -> None:
+        """End writing; the pairs can be read from now on, each with the row that it repeats or contradicts."""
+        self._repeats = repeats or self._repeats
         if self._waiting:
             self._flush()
         if self._writer is not None:
@@ -69,7 +73,10 @@ class TokenFile:
         for index in range(begin // _BATCH, -(-min(end, self.pairs) // _BATCH)):
             batch = self._reader.get_batch(index)
             low, high = max(begin - index * _BATCH, 0), min(end - index * _BATCH, len(batch))
-            for record in batch.slice(low, high - low).to_pylist():
+            some = batch.slice(low, high - low)
+            rows = np.asarray(some["row"].to_numpy(), np.int64)
+            repeated, opposed = self._repeats.duplicate_of.of(rows), self._repeats.contradicts.of(rows)
+            for record, duplicate_of, contradicts in zip(some.to_pylist(), repeated, opposed, strict=True):
                 yield TokenPair(
                     row=record["row"],
                     pair_id=record["pair_id"],
@@ -77,4 +84,6 @@ class TokenFile:
                     chosen=tuple(record["chosen"]),
                     rejected=tuple(record["rejected"]),
                     truncated=record["truncated"],
+                    duplicate_of=duplicate_of,
+                    contradicts=contradicts,
                 )

@@ -25,11 +25,12 @@ from numpy.typing import NDArray
 
 from undertow.data.pairs import BadRow
 from undertow.files import output_errors, write_atomically
-from undertow.runs.folder import JSON, RunFolder
+from undertow.runs.folder import RunFolder
+from undertow.runs.identity import JSON
 from undertow.runs.parts import read_part, rows_in
 from undertow.runs.skipped import write_skipped
 from undertow.runs.texts import TEXTS
-from undertow.scoring.shards import COMMAND, SCORES, SUMMARY, missing_part, part_path, read_scores
+from undertow.scoring.shards import COMMAND, SCORES, SUMMARY, missing_part, part_path, read_scores, with_pull
 
 _UPDATES = "update-*.npy"
 
@@ -41,6 +42,7 @@ class ScoreStore(RunFolder):
 
     command, summary_name = COMMAND, SUMMARY
     own = (f"{SCORES}/part-*.parquet", TEXTS, _UPDATES)
+    work = (f"{SCORES}/part-*.parquet",)
     inner = (SCORES,)
 
     def begin(self, identity: Mapping[str, JSON], settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
@@ -108,7 +110,7 @@ class ScoreStore(RunFolder):
 
     def read_parts(self) -> pa.Table:
         """All parts that stand, as one table."""
-        return pa.concat_tables(read_part(self._part(index)) for index in range(self.finished_parts()))
+        return with_pull(pa.concat_tables(read_part(self._part(i)) for i in range(self.finished_parts())))
 
     def write_skipped(self, bad: Iterable[BadRow]) -> int:
         """Write the rows that were set aside, and return their number."""

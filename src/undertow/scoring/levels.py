@@ -1,4 +1,4 @@
-"""Levels of scores: which columns each has, and the numbers of one pair.
+"""Levels of scores: the numbers of one pair at each. :mod:`undertow.scoring.columns` says what they mean.
 
 A level includes those before it. ``text`` needs the tokenizer only; ``hidden`` one forward pass without logits;
 ``unembedding`` the same pass and the logits, a slab of the vocabulary at a time.
@@ -6,55 +6,21 @@ A level includes those before it. ``text`` needs the tokenizer only; ``hidden`` 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pyarrow as pa
-from torch import Tensor
 
 from undertow.data.tokens.encoder import TokenPair
 from undertow.maths import similarity
-from undertow.models.forward import PairStates
+from undertow.scoring.columns import LEVELS, Row, columns_of
 
-SCORE_VERSION = "1"
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from undertow.models.forward import PairStates
+
+SCORE_VERSION = "2"
 """Changes whenever a number in the table would change: scores of two versions are never mixed."""
-
-LEVELS = ("text", "hidden", "unembedding")
-
-_COLUMNS: dict[str, list[tuple[str, pa.DataType]]] = {
-    "text": [
-        ("row", pa.int64()),
-        ("pair_id", pa.string()),
-        ("prompt_tokens", pa.int32()),
-        ("chosen_tokens", pa.int32()),
-        ("rejected_tokens", pa.int32()),
-        ("shared_prefix_tokens", pa.int32()),
-        ("truncated", pa.bool_()),
-        ("edit_distance", pa.float64()),
-    ],
-    "hidden": [("ches", pa.float64()), ("ln_ches", pa.float64()), ("last_hidden_ip", pa.float64())],
-    "unembedding": [
-        ("logp_chosen", pa.float64()),
-        ("logp_rejected", pa.float64()),
-        ("gg_chosen", pa.float64()),
-        ("gg_cross", pa.float64()),
-        ("gg_rejected", pa.float64()),
-        ("hh_chosen", pa.float64()),
-        ("hh_cross", pa.float64()),
-        ("hh_rejected", pa.float64()),
-        ("alpha_positive", pa.float64()),
-        ("d_chosen", pa.float64()),
-        ("d_rejected", pa.float64()),
-        ("dlogp_chosen", pa.float64()),
-        ("dlogp_rejected", pa.float64()),
-        ("case", pa.int8()),
-        ("free_dlogp_chosen", pa.float64()),
-        ("free_dlogp_rejected", pa.float64()),
-        ("free_case", pa.int8()),
-    ],
-}
-
-PULL_COLUMNS = ("pull_own", "pull_others", "pull_rejected_own", "pull_rejected_others")
-"""With ``--pull``; empty (null) until the second pass over the data has filled them."""
-
-Row = dict[str, object]
 
 
 def includes(level: str, other: str) -> bool:
@@ -64,11 +30,8 @@ def includes(level: str, other: str) -> bool:
 
 def schema(level: str, *, pull: bool = False) -> pa.Schema:
     """The columns of a level's table, in order."""
-    upto = LEVELS[: LEVELS.index(level) + 1]
-    columns = [column for name in upto for column in _COLUMNS[name]]
-    columns += [(name, pa.float64()) for name in PULL_COLUMNS] if pull else []
     metadata = {"undertow_level": level, "undertow_score_version": SCORE_VERSION}
-    return pa.schema(columns, metadata=metadata)
+    return pa.schema([(column.name, column.type) for column in columns_of(level, pull=pull)], metadata=metadata)
 
 
 def text_row(pair: TokenPair) -> Row:
@@ -81,6 +44,8 @@ def text_row(pair: TokenPair) -> Row:
         "rejected_tokens": pair.rejected_tokens,
         "shared_prefix_tokens": pair.shared_prefix_tokens,
         "truncated": pair.truncated,
+        "duplicate_of": pair.duplicate_of,
+        "contradicts": pair.contradicts,
         "edit_distance": similarity.edit_distance(pair.chosen, pair.rejected),
     }
 

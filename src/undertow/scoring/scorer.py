@@ -17,7 +17,8 @@ from undertow.models.forward import pair_states
 from undertow.models.model import Model
 from undertow.runs.progress import Watcher
 from undertow.runs.token_file import TokenFile
-from undertow.scoring.levels import PULL_COLUMNS, Row, hidden_row, includes, schema, text_row
+from undertow.scoring.columns import PULL_COLUMNS, Row, check_row, columns_of, table_of
+from undertow.scoring.levels import hidden_row, includes, schema, text_row
 from undertow.scoring.unembedding import pull_row, response_logps, unembedding_row
 
 
@@ -71,7 +72,7 @@ def score_parts(
     for begin in range(first_part * part_pairs, spool.pairs, part_pairs):
         pairs = spool.read(begin, begin + part_pairs)
         rows = list(score_rows(pairs, scorer, watch, update))
-        yield pa.Table.from_pylist(rows, schema=scorer.schema)
+        yield table_of(rows, scorer.schema)
 
 
 def add_pull(
@@ -82,9 +83,10 @@ def add_pull(
     own = zip(table["dlogp_chosen"].to_pylist(), table["dlogp_rejected"].to_pylist(), strict=True)
     shares = [(chosen / spool.pairs, rejected / spool.pairs) for chosen, rejected in own]
     found = list(_pull_rows(pairs, scorer, update, shares, watch))
+    filled = table_of(found, pa.schema([table.schema.field(name) for name in PULL_COLUMNS]))
     for name in PULL_COLUMNS:
         at = table.schema.get_field_index(name)
-        table = table.set_column(at, table.schema.field(at), pa.array([row[name] for row in found], pa.float64()))
+        table = table.set_column(at, table.schema.field(at), filled[name])
     return table
 
 
@@ -92,10 +94,17 @@ def add_pull(
 def score_rows(
     pairs: Iterable[TokenPair], scorer: Scorer, watch: Watcher, update: Tensor | None = None
 ) -> Iterator[Row]:
-    """One row of numbers a pair, in order. Every pair's part is added to ``update``, where it is given."""
+    """One row of numbers a pair, in order. Every pair's part is added to ``update``, where it is given.
+
+    Raises:
+        ValueError: a row has not the columns that are declared; those of the pull come in a second pass.
+    """
+    names = [column.name for column in columns_of(scorer.level)]
     if scorer.level == "text":
         for pair in pairs:
-            yield text_row(pair)
+            row = text_row(pair)
+            check_row(row, names)
+            yield row
             watch.advance(pairs=1, tokens=pair.total)
         return
     assert scorer.model is not None, f"level {scorer.level} needs a model"
@@ -105,6 +114,7 @@ def score_rows(
             row = text_row(states.pair) | hidden_row(states)
             if includes(scorer.level, "unembedding"):
                 row |= unembedding_row(states, scorer.model.head, scorer.loss, reference, update)
+            check_row(row, names)
             yield row
         _advance(watch, batch)
 
@@ -124,7 +134,9 @@ def _pull_rows(
     shares = iter(own)
     for batch in pack(pairs, scorer.batch_tokens):
         for states in pair_states(scorer.model, batch):
-            yield pull_row(states, scorer.model.head, update, next(shares))
+            row = pull_row(states, scorer.model.head, update, next(shares))
+            check_row(row, PULL_COLUMNS)
+            yield row
         _advance(watch, batch)
 
 

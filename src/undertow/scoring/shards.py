@@ -8,13 +8,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from undertow.errors import DataError, OptionError
 from undertow.runs import folder as runs
-from undertow.runs.folder import JSON, SETTINGS, differences, read_command, read_identity
+from undertow.runs.folder import SETTINGS, read_command, read_identity
+from undertow.runs.identity import JSON, differences
+from undertow.runs.names import AUDIT, SUMMARIES
 from undertow.runs.parts import read_part, rows_in
+from undertow.scoring.columns import PULL, PULL_PARTS
 
-COMMAND, SUMMARY, SCORES = "audit", "audit.json", "scores"
+COMMAND, SUMMARY, SCORES = AUDIT, SUMMARIES[AUDIT], "scores"
 
 
 def read_scores(folders: str | Path | Sequence[str | Path], columns: Sequence[str] | None = None) -> pa.Table:
@@ -33,12 +37,21 @@ def read_scores(folders: str | Path | Sequence[str | Path], columns: Sequence[st
     parts = [part_path(folder, i) for folder in runs for i in range(len(read_summary(folder)["parts"]))]
     if not parts:
         raise DataError(f"{', '.join(map(str, runs))}: no pair was scored there.")
-    table = pa.concat_tables(read_part(path) for path in parts)
+    table = with_pull(pa.concat_tables(read_part(path) for path in parts))
     unknown = [name for name in columns or () if name not in table.column_names]
     if unknown:
         raise OptionError(f"The scores have no column {unknown[0]!r}. They have: {', '.join(table.column_names)}.")
     table = _in_row_order(table)
     return table.select(list(columns)) if columns is not None else table
+
+
+def with_pull(table: pa.Table) -> pa.Table:
+    """Scores with the column ``pull``, which earlier versions wrote as its two parts only."""
+    if PULL in table.column_names or not set(PULL_PARTS) <= set(table.column_names):
+        return table
+    own, others = (table[name] for name in PULL_PARTS)
+    at = table.schema.get_field_index(PULL_PARTS[0])
+    return table.add_column(at, PULL, pc.add(own, others))
 
 
 def _find_runs(folders: Sequence[str | Path]) -> list[Path]:
@@ -81,9 +94,8 @@ def _check_shards(runs: Sequence[tuple[Path, dict[str, JSON]]]) -> None:
     """Refuse folders that are not all the shards of one run, each once."""
     (first, identity), *others = runs
     for other, its_identity in others:
-        one, two = _common(identity), _common(its_identity)
-        if one != two:
-            found = differences(one, two, f"in {first}", f"in {other}")
+        found = differences(_common(identity), _common(its_identity), f"in {first}", f"in {other}")
+        if found:
             raise DataError(f"{first} and {other} are not shards of one run:\n{found}")
     shards: dict[str, Path] = {}
     for folder, its_identity in runs:

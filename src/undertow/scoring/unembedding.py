@@ -15,9 +15,9 @@ from undertow.maths.losses import Logps, PairLoss
 from undertow.maths.precision import in_float64
 from undertow.maths.residuals import Residuals, residuals, shared_contexts
 from undertow.maths.unembedding import PairProducts, accumulate_update, products_of, pull, sum_products
-from undertow.models.device import multiplies_bfloat16
 from undertow.models.families import Head
 from undertow.models.forward import PairStates
+from undertow.scoring.columns import PRODUCT_PARTS, Row
 
 PRODUCTS = (
     "logp_chosen",
@@ -31,15 +31,9 @@ PRODUCTS = (
     "alpha_positive",
 )
 
-Row = dict[str, object]
-
 
 def residual_rows(states: PairStates, head: Head) -> Residuals:
-    """The residual rows of both responses' tokens, chosen first; the states after the last tokens predict nothing.
-
-    The large products have bfloat16 factors where the model is in bfloat16 and the processor multiplies it natively,
-    else float32: a model in float32 keeps all its digits, and emulated products would be slower, not faster.
-    """
+    """The residual rows of both responses' tokens, chosen first; the states after the last tokens predict nothing."""
     predictive = torch.cat([states.chosen[:-1], states.rejected[:-1]])
     return head_residuals(
         predictive, head, torch.tensor(states.pair.chosen + states.pair.rejected, device=predictive.device)
@@ -48,16 +42,7 @@ def residual_rows(states: PairStates, head: Head) -> Residuals:
 
 def head_residuals(predictive: Tensor, head: Head, ids: Tensor) -> Residuals:
     """The residual rows of tokens ``[N]`` from the states that predict them, ``[N, d]``."""
-    fast = predictive.dtype == torch.bfloat16 and multiplies_bfloat16(predictive.device)
-    return residuals(
-        predictive,
-        head.weight,
-        ids,
-        bias=head.bias,
-        scale=head.scale,
-        softcap=head.softcap,
-        products=torch.bfloat16 if fast else None,
-    )
+    return residuals(predictive, head.weight, ids, **head.options(predictive))
 
 
 def response_logps(states: PairStates, head: Head) -> tuple[float, float]:
@@ -107,6 +92,7 @@ def pull_row(states: PairStates, head: Head, update: Tensor, own: tuple[float, f
     """
     chosen, rejected = _by_response(pull(update, residual_rows(states, head)), states)
     return {
+        "pull": chosen,
         "pull_own": own[0],
         "pull_others": chosen - own[0],
         "pull_rejected_own": own[1],
@@ -158,8 +144,7 @@ def _changes(found: dict[str, float], weights: tuple[Tensor, Tensor], prefix: st
     """First-order changes and case: of ``W`` alone, or (``free_``) of ``W`` and free hidden embeddings together."""
     kinds = ("gg", "hh") if prefix else ("gg",)
     ww, wl, ll = (
-        torch.tensor([sum(found[f"{kind}_{part}"] for kind in kinds)], dtype=torch.float64)
-        for part in ("chosen", "cross", "rejected")
+        torch.tensor([sum(found[f"{kind}_{part}"] for kind in kinds)], dtype=torch.float64) for part in PRODUCT_PARTS
     )
     change = first_order(ww, wl, ll, *weights)
     return {
