@@ -31,13 +31,14 @@ from undertow.auditing.settings import AuditSettings
 from undertow.auditing.summary import summarise
 from undertow.data.pairs import Pair
 from undertow.data.reading import read_pairs
-from undertow.demo.run import demo_pairs
+from undertow.data.sources.opening import demo_pairs
 from undertow.maths.losses import DPO
 from undertow.reporting import write_report
 from undertow.reporting.viewing.table import PairTable, Query
 from undertow.runs.texts import TEXTS, TextLog
+from undertow.scoring.columns import PULL_COLUMNS
 from undertow.scoring.folder import ScoreStore
-from undertow.scoring.levels import PULL_COLUMNS, schema
+from undertow.scoring.levels import schema
 from undertow.scoring.shards import part_path
 from undertow.version import __version__
 

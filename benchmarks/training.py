@@ -221,13 +221,14 @@ def time_steps(trainer: Any) -> tuple[list[float], list[float]]:
 def time_looks(trainer: Any, model: Any, pairs: list[Any], options: argparse.Namespace) -> list[float]:
     """Seconds of each look at the probe set, added while it trains."""
     from undertow.training.settings import TrainSettings
-    from undertow.training.tracking import tracker as tracking
+    from undertow.training.tracking import callback
+    from undertow.training.tracking.tracker import Tracker
 
     count = TrainSettings(batch_size=options.batch_size, track_every=options.track_every).probe_pairs
     if count > len(pairs):
         sys.exit(f"the probe set takes {count} pairs; there are {len(pairs)}: raise --steps.")
     seconds: list[float] = []
-    look = tracking.look
+    look = callback.look
 
     def timed(*arguments: Any, **named: Any) -> Any:
         started = time.perf_counter()
@@ -235,9 +236,9 @@ def time_looks(trainer: Any, model: Any, pairs: list[Any], options: argparse.Nam
         seconds.append(time.perf_counter() - started)
         return found
 
-    tracking.look = timed  # type: ignore[assignment]
-    tracker = tracking.Tracker(pairs[:count], model.tokenizer)
-    trainer.add_callback(tracking.DisplacementCallback(model, tracker, every=options.track_every))
+    callback.look = timed  # type: ignore[assignment]
+    tracker = Tracker(pairs[:count], model.tokenizer)
+    trainer.add_callback(callback.DisplacementCallback(model, tracker, every=options.track_every))
     return seconds
 
 

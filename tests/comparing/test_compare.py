@@ -22,6 +22,7 @@ from undertow.comparing.continuations import greedy, worst
 from undertow.comparing.folder import read_comparison
 from undertow.comparing.pairs import SCHEMA
 from undertow.comparing.settings import CompareSettings
+from undertow.errors import DataError
 
 ROWS = 24
 
@@ -85,7 +86,7 @@ def test_writes_what_it_says(capsys, prefs, before, after, scores, done, tmp_pat
     out = tmp_path / "moved"
     code, stdout, stderr = run(capsys, *arguments(prefs, before, after, out, "--scores", scores, "--json"))
     assert code == 0, stderr
-    assert stderr == ""  # no terminal, no progress
+    assert stderr == "note: Columns of the data that are not used: `source`.\n"  # no terminal, no progress
     summary = json.loads(stdout.splitlines()[-1])
     assert summary == json.loads((out / "compare.json").read_text())
     assert sorted(path.name for path in out.iterdir() if path.name != ".lock") == [
@@ -125,13 +126,29 @@ def test_numbers_are_those_of_two_audits(done: Path, prefs: Path, before: Path, 
         assert table["pair_id"].equals(audited["pair_id"])
 
 
+def expected(table: pa.Table, name: str) -> np.ndarray:
+    """What is averaged, by its definition over the columns of the table."""
+    before, after = (
+        np.array(table[f"{when}_logp_chosen"]) > np.array(table[f"{when}_logp_rejected"])
+        for when in ("before", "after")
+    )
+    margins = [
+        np.array(table[f"{when}_logp_chosen"]) - np.array(table[f"{when}_logp_rejected"])
+        for when in ("before", "after")
+    ]
+    derived = {
+        "reward_accuracy": margins[1] > margins[0],
+        "likelihood_accuracy_before": before,
+        "likelihood_accuracy_after": after,
+        "likelihood_accuracy_change": after.astype(float) - before,
+    }
+    return np.asarray(derived[name] if name in derived else np.array(table[name]), float)
+
+
 def test_summary_is_that_of_the_table(done: Path) -> None:
     table, summary = read_comparison(done)
     for name, found in summary["means"].items():
-        if name == "correct_change":
-            values = np.array(table["after_correct"], float) - np.array(table["before_correct"], float)
-        else:
-            values = np.array(table[name], float)
+        values = expected(table, name)
         assert found["value"] == pytest.approx(values.mean(), rel=1e-12), name
         assert found["low"] <= found["value"] <= found["high"]
     assert summary["means"]["dmargin"]["low"] < summary["means"]["dmargin"]["high"]
@@ -150,10 +167,16 @@ def test_predictions_are_held_against_what_happened(done: Path, scores: Path) ->
     audited, fact = ut.read_scores(scores), np.array(table["dlogp_chosen"])
     found = summary["prediction"]["predictors"]
     low = {"dlogp_chosen", "free_dlogp_chosen", "edit_distance", "pull"}
-    assert found.keys() == low | {"ln_ches", "ches", "last_hidden_ip"}
+    baselines = {"chosen_tokens", "-logp_chosen"}
+    assert found.keys() == low | {"ln_ches", "ches", "last_hidden_ip"} | baselines
     for name, values in found.items():
-        score = np.array(audited["pull_own"]) + np.array(audited["pull_others"]) if name == "pull" else audited[name]
-        score = np.array(score) * (1 if name in low else -1)
+        assert values["baseline"] == (name in baselines)
+        derived = {
+            "pull": lambda: np.array(audited["pull_own"]) + np.array(audited["pull_others"]),
+            "-logp_chosen": lambda: -np.array(audited["logp_chosen"]),
+        }
+        score = derived[name]() if name in derived else np.array(audited[name], float)
+        score = score * (1 if name in low else -1)
         assert values["pairs"] == ROWS
         assert values["spearman"]["value"] == pytest.approx(spearmanr(score, fact).statistic, abs=1e-9), name
         wins = [(a < b) + 0.5 * (a == b) for a in score[fact < 0] for b in score[fact >= 0]]
@@ -174,11 +197,42 @@ def test_a_perfect_predictor_scores_one(done: Path) -> None:
         assert values["auc"]["value"] == 1.0
 
 
+def test_scores_may_stand_in_any_order(done: Path, scores: Path) -> None:
+    """A table that is not in row order gives every pair its own score."""
+    from undertow.comparing.prediction import against_fact, predictions_of
+
+    table, summary = read_comparison(done)
+    audited = ut.read_scores(scores)
+    for order in (np.arange(ROWS)[::-1], np.random.default_rng(0).permutation(ROWS)):
+        shuffled = predictions_of(audited.take(pa.array(order)))
+        assert shuffled.fingerprint == predictions_of(audited).fingerprint
+        assert against_fact(shuffled, table, resamples=200, seed=0) == summary["prediction"]
+    with pytest.raises(DataError, match="row 3 of the data more than once"):
+        predictions_of(pa.concat_tables([audited, audited.slice(3, 1)]))
+
+
+def test_a_longer_response_is_said_to_fall_by_the_baseline() -> None:
+    """The baselines' sign: where longer and less likely responses fall more, both are right."""
+    from undertow.comparing.prediction import against_fact, predictions_of
+
+    tokens = np.array([5, 40, 10, 80, 2])
+    ids = [f"{row}" for row in range(5)]
+    common = {"row": range(5), "pair_id": ids}
+    scored = {**common, "ln_ches": [0.0, 1.0, 0.5, 2.0, 0.1], "chosen_tokens": tokens, "logp_chosen": -1.5 * tokens}
+    fact = pa.table({**common, "dlogp_chosen": 6.0 - tokens})
+    found = against_fact(predictions_of(pa.table(scored)), fact, resamples=20, seed=0)["predictors"]
+    for name in ("chosen_tokens", "-logp_chosen"):
+        assert found[name]["spearman"]["value"] == pytest.approx(1.0)
+        assert found[name]["auc"]["value"] == 1.0
+
+
 def test_a_model_against_itself(capsys, prefs, before, scores, tmp_path) -> None:
     out = tmp_path / "moved"
     code, stdout, err = run(capsys, *arguments(prefs, before, before, out, "--scores", scores))
     assert code == 0, err
-    assert "not applicable" in stdout
+    assert "The two models are the same: nothing moved." in stdout
+    for table_of_zeros in ("Means", "Probability on", "Spearman", "lowest change", "Row "):
+        assert table_of_zeros not in stdout
     table, summary = read_comparison(out)
     for name in ("dlogp_chosen", "dlogp_rejected", "dmargin", "kl_chosen", "kl_rejected"):
         assert set(table[name].to_pylist()) == {0.0}
@@ -265,6 +319,22 @@ def test_continuations_end_where_a_turn_or_the_positions_end(before: Path) -> No
     assert greedy(model, (5,) * 512, ()) == []
 
 
+def test_changed_answers_stand_before_the_averages(capsys, prefs, before, after, scores, done, tmp_path) -> None:
+    """Of three worst pairs the last answers otherwise than before: it is told first, the others at the end."""
+    out = Path(shutil.copytree(done, tmp_path / "moved"))
+    summary = json.loads((out / "compare.json").read_text())
+    for one, said in zip(summary["continuations"], ("Yes.", "Yes.", "No."), strict=True):
+        one |= {"before": "Yes.", "after": said}
+    (out / "compare.json").write_text(json.dumps(summary))
+    code, stdout, err = run(capsys, *arguments(prefs, before, after, out, "--scores", scores))
+    assert code == 0, err
+    rows = [one["row"] for one in summary["continuations"]]
+    assert "To 1 of the 3 worst prompts the model now answers something else than before" in stdout
+    places = [stdout.index(f"\nRow {row},") for row in (rows[2], rows[0], rows[1])]
+    assert places == sorted(places)
+    assert places[0] < stdout.index("Means over the pairs") < places[1]
+
+
 def test_generate_0_turns_continuations_off(capsys, prefs, before, after, tmp_path) -> None:
     code, stdout, _ = run(capsys, *arguments(prefs, before, after, tmp_path / "out", "--generate", 0))
     assert code == 0
@@ -291,11 +361,11 @@ def test_another_comparison_in_the_same_folder_is_refused(capsys, prefs, before,
         (other, before, after, scored, "data"),
         (prefs, after, after, scored, "weights before"),
         (prefs, before, before, scored, "weights after"),
-        (prefs, before, after, [*scored, "--no-eot"], "tokenizer and template"),
-        (prefs, before, after, [*scored, "--beta", 1], "beta"),
-        (prefs, before, after, [*scored, "--seed", 1], "seed"),
-        (prefs, before, after, [*scored, "--generate", 1], "continuations"),
-        (prefs, before, after, [], "scores"),
+        (prefs, before, after, [*scored, "--no-eot"], "--eot"),
+        (prefs, before, after, [*scored, "--beta", 1], "--beta"),
+        (prefs, before, after, [*scored, "--seed", 1], "--seed"),
+        (prefs, before, after, [*scored, "--generate", 1], "--generate"),
+        (prefs, before, after, [], "--scores"),
     ):
         code, _, err = run(capsys, *arguments(data, one, two, out, *more))
         assert code == 2, differs

@@ -20,7 +20,7 @@ from command import some_rows
 from tiny import tiny_folder, tiny_hf, tiny_tokenizer
 from undertow.comparing.compare import compare
 from undertow.comparing.masses import masses, prompt_masses
-from undertow.comparing.responses import Listed, list_responses
+from undertow.comparing.responses import ListedResponses, list_responses
 from undertow.data.tokens.encoder import TokenPair
 from undertow.runs.token_file import TokenFile
 
@@ -197,7 +197,7 @@ def test_numbering_is_by_tokens(tmp_path: Path) -> None:
     for row, (prompt, chosen, rejected) in enumerate(rows):
         spool.add(TokenPair(row, "", prompt, chosen, rejected, truncated=row == 1))
     spool.close()
-    listed: Listed = list_responses(spool)
+    listed: ListedResponses = list_responses(spool)
     assert listed.prompt[0] == listed.prompt[2] != listed.prompt[1]
     assert listed.rejected[0] == listed.chosen[2]
     assert listed.rejected[1] != listed.rejected[0]  # the same tokens under another prompt

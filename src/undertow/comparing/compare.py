@@ -34,10 +34,12 @@ from undertow.data.tokens.encoder import PairEncoder, TokenSettings
 from undertow.models.checks import check_same_tokens
 from undertow.models.loading import check_companion, load_tokenizer
 from undertow.models.model import Model
+from undertow.runs.identity import token_identity
 from undertow.runs.preparation import prepare
 from undertow.runs.progress import Silent, Watcher
 from undertow.runs.settings import Shard
 from undertow.runs.skipped import write_skipped
+from undertow.runs.targets import Target, check_targets, data_input, model_inputs, score_inputs
 from undertow.runs.texts import keep_texts
 from undertow.runs.token_file import TokenFile
 from undertow.version import __version__
@@ -98,9 +100,11 @@ def compare(
         tokens=tokens or TokenSettings(),
         batch_tokens=batch_tokens,
     )
-    check_same_tokens(before.tokenizer, after.tokenizer, f"after={after.name}", whose="the model before")
     check_vocabulary(before, after)
-    encoder, models = PairEncoder(before.tokenizer, settings.tokens), Checkpoints(before, after)
+    both = (before.tokenizer, after.tokenizer, f"after={after.name}")
+    check_same_tokens(*both, whose="the model before", vocabulary=min(before.vocabulary, after.vocabulary))
+    encoder = PairEncoder(before.tokenizer, settings.tokens, vocabulary=before.vocabulary)
+    models = Checkpoints(before, after)
     on_bad_row = pairs.on_bad_row if isinstance(pairs, Pairs) else "stop"
     entries = pairs.entries() if isinstance(pairs, Pairs) else pairs
     with prepare(entries, encoder, Shard(), on_bad_row, watch) as ready:
@@ -139,8 +143,14 @@ def compare_to_folder(
     settings, watch = settings or CompareSettings(), watch or Silent()
     folder = CompareFolder(Path(out))
     folder.check_writable()
-    sources = find_sources(before, after, settings)
-    encoder = PairEncoder(load_tokenizer(sources[0], trust_remote_code=settings.trust_remote_code), settings.tokens)
+    sources, vocabulary = find_sources(before, after, settings)
+    inputs = [*data_input(data, settings.data.split, settings.data.name), *model_inputs(*sources)]
+    check_targets([Target("--out", Path(out), "run")], [*inputs, *score_inputs(settings.scores)])
+    encoder = PairEncoder(
+        load_tokenizer(sources[0], trust_remote_code=settings.trust_remote_code),
+        settings.tokens,
+        vocabulary=vocabulary,
+    )
     theirs = check_companion(
         sources[1],
         encoder.tokenizer,
@@ -157,9 +167,13 @@ def compare_to_folder(
     reading = (pairs.entries(), encoder, Shard(), settings.data.on_bad_row, watch)
     with prepare(*reading, texts_by=()) as ready:
         spool, bad = ready.spool, ready.bad
+        for note in pairs.notes:
+            watch.note(note)
         _check_predictions(predictions, spool)
+        known = _identity(ready.fingerprint, encoder, predictions, settings, part_pairs)
+        folder.check_run(known, overwrite=overwrite)
         models = load_checkpoints(sources, encoder.tokenizer, settings, watch)
-        identity = _identity(ready.fingerprint, encoder, models, predictions, settings, part_pairs)
+        identity = known | _models(models)
         with contextlib.closing(folder):
             folder.begin(identity, arguments, overwrite=overwrite)
             if ready.texts:
@@ -175,10 +189,10 @@ def compare_to_folder(
                 "versions": {name: version(name) for name in LIBRARIES} | {"python": platform.python_version()},
                 "arguments": arguments,
                 "fingerprints": identity,
-                "tokens": encoder.describe(),
+                "tokens": ready.tokens,
                 "before": models.before.describe(),
                 "after": models.after.describe(),
-                "data": {"format": pairs.format, "pairs": spool.pairs, "skipped": bad.count, "tokens": spool.tokens},
+                "data": {**pairs.describe(), "pairs": spool.pairs, "skipped": bad.count, "tokens": spool.tokens},
                 **summarise(table, list_responses(spool), predictions, settings),
                 "gained": tally.record(models.tokenizer),
                 "continuations": _continuations(table, spool, models, encoder, settings, watch),
@@ -254,22 +268,15 @@ def _check_predictions(predictions: Predictions | None, spool: TokenFile) -> Non
 def _identity(
     data: str,
     encoder: PairEncoder,
-    models: Checkpoints,
     predictions: Predictions | None,
     settings: CompareSettings,
     part_pairs: int,
 ) -> dict[str, Any]:
-    """Everything that the numbers depend on: hashes, not names. Equal identities, equal results."""
-    before, after = models.before, models.after
+    """What the numbers depend on besides the models: hashes, not names."""
     return {
         "compare version": COMPARE_VERSION,
         "data": data,
-        "tokenizer and template": encoder.fingerprint,
-        "weights before": before.weights_fingerprint(),
-        "weights after": after.weights_fingerprint(),
-        "dtype": str(before.dtype).removeprefix("torch."),
-        "device": before.device.type,
-        "attention": f"{before.attention}, {after.attention}",
+        **token_identity(encoder),
         "batch tokens": settings.batch_tokens,
         "part pairs": part_pairs,
         "scores": predictions.fingerprint if predictions else None,
@@ -277,4 +284,16 @@ def _identity(
         "continuations": [settings.generate, NEW_TOKENS],
         "resamples": settings.resamples,
         "seed": settings.seed,
+    }
+
+
+def _models(models: Checkpoints) -> dict[str, Any]:
+    """The rest of it. Equal identities, equal results."""
+    before, after = models.before, models.after
+    return {
+        "weights before": before.weights_fingerprint(),
+        "weights after": after.weights_fingerprint(),
+        "dtype": str(before.dtype).removeprefix("torch."),
+        "device": before.device.type,
+        "attention": f"{before.attention}, {after.attention}",
     }

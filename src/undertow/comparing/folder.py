@@ -25,15 +25,22 @@ from undertow.comparing.gains import Tally
 from undertow.comparing.pairs import SCHEMA
 from undertow.errors import DataError
 from undertow.files import output_errors, write_atomically
-from undertow.runs.folder import JSON, RunFolder
+from undertow.runs.folder import RunFolder
+from undertow.runs.identity import JSON
+from undertow.runs.names import COMPARE, PAIRS, SUMMARIES
 from undertow.runs.parts import read_part, rows_in
 from undertow.runs.texts import TEXTS
 
 __all__ = ["COMMAND", "PAIRS", "SUMMARY", "CompareFolder", "read_comparison"]
 
-PAIRS, SUMMARY = "pairs.parquet", "compare.json"
-COMMAND = "compare"
+COMMAND, SUMMARY = COMPARE, SUMMARIES[COMPARE]
 _PARTS = ".parts"
+_FORMER_MEANS = {
+    "before_correct": "likelihood_accuracy_before",
+    "after_correct": "likelihood_accuracy_after",
+    "correct_change": "likelihood_accuracy_change",
+}
+"""Means by the names that an earlier version gave them; it had no ``reward_accuracy``."""
 
 
 class CompareFolder(RunFolder):
@@ -41,6 +48,7 @@ class CompareFolder(RunFolder):
 
     command, summary_name = COMMAND, SUMMARY
     own = (PAIRS, TEXTS, _PARTS)
+    work = (PAIRS, f"{_PARTS}/part-*.parquet")
     inner = (_PARTS,)
 
     def begin(self, identity: Mapping[str, JSON], settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
@@ -95,6 +103,10 @@ class CompareFolder(RunFolder):
         """The joined table, or some of its columns."""
         return pq.ParquetFile(self.folder / PAIRS).read(columns)
 
+    def summary(self) -> dict[str, Any]:
+        """What ``compare.json`` holds; one that an earlier version wrote has its means under the names of today."""
+        return _renamed(super().summary())
+
     def commit(self, summary: Mapping[str, Any]) -> dict[str, Any]:
         """End the run: write ``compare.json``, drop the parts, and return what it holds."""
         found = super().commit(summary)
@@ -124,6 +136,16 @@ def read_comparison(folder: str | Path) -> tuple[pa.Table, dict[str, Any]]:
     found = CompareFolder(Path(folder))
     summary = found.summary()
     return read_part(found.folder / PAIRS), summary
+
+
+def _renamed(summary: dict[str, Any]) -> dict[str, Any]:
+    means = summary.get("means")
+    if not isinstance(means, dict) or "before_correct" not in means:
+        return summary
+    unknown = {"value": None, "low": None, "high": None}
+    return summary | {
+        "means": {"reward_accuracy": unknown} | {_FORMER_MEANS.get(name, name): found for name, found in means.items()}
+    }
 
 
 def _load_tally(path: Path, vocabulary: int) -> Tally | None:

@@ -19,24 +19,24 @@ SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
+class TokenChanges:
     """The tokens of one position that moved most, the largest first; fewer than three where fewer moved that way."""
 
     ids: tuple[int, ...]
     changes: tuple[float, ...]
 
 
-def gaining(change: Tensor) -> Moved:
+def gaining(change: Tensor) -> TokenChanges:
     """The tokens that gained most probability: of ``[V]`` changes, the largest three above 0."""
     top = largest_gains(change, min(TOP, len(change)))
     kept = [(i, v) for i, v in zip(top.ids.tolist(), top.gains.tolist(), strict=True) if v > 0]
-    return Moved(tuple(i for i, _ in kept), tuple(v for _, v in kept))
+    return TokenChanges(tuple(i for i, _ in kept), tuple(v for _, v in kept))
 
 
-def losing(change: Tensor) -> Moved:
+def losing(change: Tensor) -> TokenChanges:
     """The tokens that lost most; their changes are negative."""
     found = gaining(-change)
-    return Moved(found.ids, tuple(-v for v in found.changes))
+    return TokenChanges(found.ids, tuple(-v for v in found.changes))
 
 
 class Tally:
@@ -58,7 +58,7 @@ class Tally:
         """The sums, to go on from."""
         return {"sum": self._sum.numpy(), "in_top": self._in_top.numpy(), "pairs": np.array(self._pairs)}
 
-    def add(self, change: Tensor, top: Moved) -> None:
+    def add(self, change: Tensor, top: TokenChanges) -> None:
         """One pair's changes ``[V]``, and those that gained most of them."""
         self._sum += change
         self._in_top[list(top.ids)] += 1

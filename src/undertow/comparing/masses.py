@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from undertow.comparing.responses import Listed, Numbers
+from undertow.comparing.responses import ListedResponses, Numbers
 from undertow.maths.statistics import bootstrap, means_of
 from undertow.maths.tilt import tilt_conditions
 
@@ -67,7 +67,9 @@ def prompt_masses(before: Tensor, after: Tensor, membership: Tensor) -> PromptMa
     )
 
 
-def masses(table: pa.Table, listed: Listed, finite: NDArray[np.bool_], *, resamples: int, seed: int) -> dict[str, Any]:
+def masses(
+    table: pa.Table, listed: ListedResponses, finite: NDArray[np.bool_], *, resamples: int, seed: int
+) -> dict[str, Any]:
     """Means over the prompts, with intervals by resampling prompts: the pairs of one prompt are not independent.
 
     Args:
@@ -109,7 +111,7 @@ class _Responses:
     membership: Vector
 
 
-def _responses(table: pa.Table, listed: Listed, kept: NDArray[np.bool_]) -> _Responses:
+def _responses(table: pa.Table, listed: ListedResponses, kept: NDArray[np.bool_]) -> _Responses:
     """Each distinct response once, with the log-probabilities of its first listing."""
 
     def column(name: str) -> Vector:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import torch
 
 from undertow.comparing.checkpoints import Checkpoints
-from undertow.comparing.gains import Moved, Tally, gaining, losing, token_text
+from undertow.comparing.gains import Tally, TokenChanges, gaining, losing, token_text
 from undertow.data.tokens.encoder import TokenPair
 from undertow.data.tokens.packing import pack
 from undertow.maths.divergences import divergences
@@ -95,7 +95,7 @@ def pair_row(before: PairStates, after: PairStates, models: Checkpoints, tally: 
         return row | {name: None for move in MOVES for name in (move, f"{move}_tokens")}
     up, down = gaining(change), losing(change)
     tally.add(change, up)
-    return row | _moved("gained", up, models) | _moved("lost", down, models)
+    return row | _token_columns("gained", up, models) | _token_columns("lost", down, models)
 
 
 def divergence_row(pair: TokenPair) -> int:
@@ -130,6 +130,6 @@ def _flags(numbers: dict[str, float]) -> Row:
     }
 
 
-def _moved(name: str, moved: Moved, models: Checkpoints) -> Row:
-    texts = [token_text(models.tokenizer, index) for index in moved.ids]
-    return {f"{name}_tokens": texts, name: list(moved.changes)}
+def _token_columns(name: str, changes: TokenChanges, models: Checkpoints) -> Row:
+    texts = [token_text(models.tokenizer, index) for index in changes.ids]
+    return {f"{name}_tokens": texts, name: list(changes.changes)}

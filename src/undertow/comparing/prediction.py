@@ -1,4 +1,4 @@
-"""Prediction against fact: how well an audit's scores, taken before training, foretold which responses fell."""
+"""Prediction against fact: how well an audit's scores, taken before training, predicted which responses fell."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from undertow.errors import DataError
-from undertow.filtering.what_if import PREDICTORS, End
 from undertow.maths.statistics import Estimate, auc_of, bootstrap, spearman_of
-from undertow.scoring.shards import read_scores
+from undertow.scoring.columns import PREDICTORS, PULL, End, numbers_of
+from undertow.scoring.shards import read_scores, with_pull
 
-PULL = "pull"
-"""Not a column: the whole data set's pull on the chosen response, ``pull_own + pull_others``."""
+BASELINES: dict[str, End] = {"chosen_tokens": "highest", "-logp_chosen": "highest"}
+"""What anybody knows without an audit: a response of more tokens, and a less likely one, has more to lose. A score
+that orders the pairs no better than these has predicted nothing. Each with the end at which the pairs displace."""
 
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """Scores of an audit: the pairs they are of, and each predictor's values, NaN where a score is missing."""
+    """Scores of an audit: the pairs they are of, by row, and each predictor's values, NaN where a score is missing."""
 
     rows: NDArray[np.int64]
     pair_ids: NDArray[np.str_]
@@ -30,10 +31,11 @@ class Predictions:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of all that is read of the scores."""
+        """A hash of the pairs and their predictors; the baselines come from the same pass and are not in it."""
         digest = hashlib.sha256(self.rows.tobytes() + "".join(self.pair_ids).encode())
-        for name, values in self.values.items():
-            digest.update(name.encode() + values.tobytes())
+        # The pull last, wherever it stands among the predictors: equal scores, equal hash, over the versions.
+        for name in sorted((name for name in self.values if name not in BASELINES), key=PULL.__eq__):
+            digest.update(name.encode() + self.values[name].tobytes())
         return digest.hexdigest()
 
 
@@ -47,22 +49,35 @@ def read_predictions(folders: Sequence[str]) -> Predictions:
 
 
 def predictions_of(scores: pa.Table) -> Predictions:
-    """The predictors of a table of scores."""
-    values = {
-        name: scores[name].to_numpy(zero_copy_only=False).astype(np.float64)
-        for name in PREDICTORS
-        if name in scores.column_names
-    }
-    if {"pull_own", "pull_others"} <= set(scores.column_names):
-        own, others = (scores[name].to_numpy().astype(np.float64) for name in ("pull_own", "pull_others"))
-        values[PULL] = own + others
+    """The predictors and the plain baselines of a table of scores, whose rows may be in any order.
+
+    Raises:
+        DataError: it has no predictor, or one row of the data twice.
+    """
+    scores = with_pull(scores)
+    there = set(scores.column_names)
+    values = {name: numbers_of(scores, name) for name in PREDICTORS if name in there}
     if not values:
         raise DataError(f"The scores have no predictor. They have: {', '.join(scores.column_names)}.")
-    return Predictions(scores["row"].to_numpy(), np.array(scores["pair_id"].to_pylist(), dtype=np.str_), values)
+    if "chosen_tokens" in there:
+        values["chosen_tokens"] = numbers_of(scores, "chosen_tokens")
+    if "logp_chosen" in there:
+        values["-logp_chosen"] = -numbers_of(scores, "logp_chosen")
+    rows, ids = scores["row"].to_numpy(), np.array(scores["pair_id"].to_pylist(), dtype=np.str_)
+    order = np.argsort(rows, kind="stable")
+    rows = rows[order]
+    twice = rows[1:][rows[1:] == rows[:-1]]
+    if len(twice):
+        raise DataError(
+            f"The scores have row {int(twice[0])} of the data more than once ({len(twice)} such rows): give each "
+            "pair's scores once."
+        )
+    return Predictions(rows, ids[order], {name: column[order] for name, column in values.items()})
 
 
 def against_fact(found: Predictions, table: pa.Table, *, resamples: int, seed: int) -> dict[str, Any]:
-    """Each predictor's rank correlation with what happened, and its area under the curve for displaced or not.
+    """Each predictor's rank correlation with what happened, and its area under the curve for displaced or not; the
+    plain baselines' likewise.
 
     Both are signed so that more is better: a correlation of 1 and an area of 1 where the predictor orders the pairs as
     training did, 0 and 0.5 where it knows nothing. None where there is nothing to tell apart: the predictor or the
@@ -78,19 +93,23 @@ def against_fact(found: Predictions, table: pa.Table, *, resamples: int, seed: i
         scored = np.where(index >= 0, values[np.maximum(index, 0)], np.nan)
         known = np.isfinite(scored) & np.isfinite(fact)
         estimates = _one(rising(name, scored[known]), fact[known], resamples, seed)
-        predictors[name] = {"pairs": int(known.sum()), **{key: value.record() for key, value in estimates.items()}}
+        predictors[name] = {
+            "pairs": int(known.sum()),
+            "baseline": name in BASELINES,
+            **{key: value.record() for key, value in estimates.items()},
+        }
     return {"without_scores": int(np.sum(index < 0)), "predictors": predictors}
 
 
 def rising(name: str, scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """A predictor's values, turned so that a higher one says: this response rises."""
-    end: End = "lowest" if name == PULL else PREDICTORS[name]
-    return scores if end == "lowest" else -scores
+    ends: dict[str, End] = {**PREDICTORS, **BASELINES}
+    return scores if ends[name] == "lowest" else -scores
 
 
-def _one(foretold: NDArray[np.float64], fact: NDArray[np.float64], resamples: int, seed: int) -> dict[str, Estimate]:
+def _one(predicted: NDArray[np.float64], fact: NDArray[np.float64], resamples: int, seed: int) -> dict[str, Estimate]:
     displaced = fact < 0
-    statistics = {"spearman": spearman_of(foretold, fact), "auc": auc_of(-foretold, displaced)}
+    statistics = {"spearman": spearman_of(predicted, fact), "auc": auc_of(-predicted, displaced)}
     return {
         name: bootstrap(statistic, len(fact), resamples=resamples, seed=seed)[0]
         for name, statistic in statistics.items()

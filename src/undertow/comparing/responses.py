@@ -1,4 +1,7 @@
-"""Which pairs share a prompt, and which responses are the same: told by their tokens, in memory that holds none."""
+"""Which pairs share a prompt, and which responses are the same: compared by hashes of their tokens.
+
+The tokens are read from disk one pair at a time; only the hashes are kept in memory.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,14 @@ from numpy.typing import NDArray
 from undertow.data.tokens.encoder import TokenPair
 from undertow.runs.token_file import TokenFile
 
-__all__ = ["Listed", "list_responses"]
+__all__ = ["ListedResponses", "list_responses"]
 
 Numbers = NDArray[np.intp]
 _COLUMNS = 6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Listed:
+class ListedResponses:
     """The prompts and the distinct responses of a data set, numbered.
 
     ``prompt``, ``chosen``, ``rejected``: of each pair, ``[pairs]``; a response is the same only under the same prompt.
@@ -36,7 +39,7 @@ class Listed:
     cut: NDArray[np.bool_]
 
 
-def list_responses(spool: TokenFile) -> Listed:
+def list_responses(spool: TokenFile) -> ListedResponses:
     """Number the prompts and responses of all pairs, in two passes over their tokens."""
     found = np.fromiter((value for pair in _pairs(spool) for value in _keys(pair)), np.uint64, _COLUMNS * spool.pairs)
     found = found.reshape(-1, _COLUMNS)
@@ -47,7 +50,7 @@ def list_responses(spool: TokenFile) -> Listed:
     nested = np.zeros(len(lengths), np.bool_)
     for number, pair in zip(prompt, _pairs(spool), strict=True):
         nested[number] |= any(_holds_another(pair.prompt, ids, lengths[number], keys) for ids in _responses(pair))
-    return Listed(prompt, response[:, 0], response[:, 1], nested, found[:, 5].astype(np.bool_))
+    return ListedResponses(prompt, response[:, 0], response[:, 1], nested, found[:, 5].astype(np.bool_))
 
 
 def _pairs(spool: TokenFile) -> Iterator[TokenPair]:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from undertow.data.tokens.encoder import TokenSettings
 from undertow.data.tokens.packing import DEFAULT_BATCH_TOKENS
 from undertow.errors import OptionError
+from undertow.models.device import check_device, check_dtype
 from undertow.runs.settings import DataSettings
 
 NEW_TOKENS = 48
@@ -32,11 +33,14 @@ class CompareSettings:
     tokens: TokenSettings = field(default_factory=TokenSettings)
     device: str = "auto"
     dtype: str = "auto"
+    """``auto`` is float32: what a few steps change is less than bfloat16 can tell apart."""
     batch_tokens: int = DEFAULT_BATCH_TOKENS
     packed: bool = True
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
+        check_device(self.device)
+        check_dtype(self.dtype)
         if not (math.isfinite(self.beta) and self.beta > 0):
             raise OptionError(f"--beta {self.beta}: expected a number above 0.")
         for name, least in (("generate", 0), ("resamples", 1), ("batch_tokens", 1), ("seed", 0)):

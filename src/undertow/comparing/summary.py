@@ -12,21 +12,28 @@ from numpy.typing import NDArray
 from undertow.comparing.masses import masses
 from undertow.comparing.pairs import DIVERGENCES, FLAGS, NUMBERS, SCHEMA
 from undertow.comparing.prediction import Predictions, against_fact
-from undertow.comparing.responses import Listed
+from undertow.comparing.responses import ListedResponses
 from undertow.comparing.settings import CompareSettings
 from undertow.maths.displacement import displacement as definition_1
 from undertow.maths.losses import DPO, Logps
 from undertow.maths.statistics import bootstrap, means_of
 
-MEANS = ("dlogp_chosen", "dlogp_rejected", "dmargin", *FLAGS, *DIVERGENCES)
-ACCURACY_CHANGE = "correct_change"
+MEANS = ("dlogp_chosen", "dlogp_rejected", "dmargin", "displaced", *DIVERGENCES)
+ACCURACIES = (
+    "reward_accuracy",
+    "likelihood_accuracy_before",
+    "likelihood_accuracy_after",
+    "likelihood_accuracy_change",
+)
+"""``reward_accuracy``: the margin has grown against the model before, which is the reference (TRL's
+``rewards/accuracies``). ``likelihood_accuracy``: the chosen response is the more probable one of the two."""
 SHOWN_ROWS = 10
 
 Finite = dict[str, NDArray[np.float64]]
 
 
 def summarise(
-    table: pa.Table, listed: Listed, predictions: Predictions | None, settings: CompareSettings
+    table: pa.Table, listed: ListedResponses, predictions: Predictions | None, settings: CompareSettings
 ) -> dict[str, Any]:
     """The part of ``compare.json`` that is computed from the table and from which of its prompts and responses are one.
 
@@ -50,12 +57,11 @@ def summarise(
 
 def means(columns: Finite, settings: CompareSettings) -> dict[str, dict[str, float | None]]:
     """Means over the pairs, each with its interval; flags as shares. One set of resamples serves them all."""
-    stacked = np.stack([columns[name] for name in MEANS], axis=1)
-    gained = (columns["after_correct"] - columns["before_correct"])[:, None]
-    estimates = bootstrap(
-        means_of(np.hstack([stacked, gained])), len(stacked), resamples=settings.resamples, seed=settings.seed
-    )
-    return {name: found.record() for name, found in zip((*MEANS, ACCURACY_CHANGE), estimates, strict=True)}
+    before, after = columns["before_correct"], columns["after_correct"]
+    accuracies = ((columns["dmargin"] > 0).astype(np.float64), before, after, after - before)
+    stacked = np.stack([*(columns[name] for name in MEANS), *accuracies], axis=1)
+    estimates = bootstrap(means_of(stacked), len(stacked), resamples=settings.resamples, seed=settings.seed)
+    return {name: found.record() for name, found in zip((*MEANS, *ACCURACIES), estimates, strict=True)}
 
 
 def displacement(columns: Finite, beta: float) -> dict[str, Any]:
