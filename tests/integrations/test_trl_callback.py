@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,15 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 import undertow as ut
-from command import some_rows, write_jsonl
+from command import run, some_rows, write_jsonl
 from tiny import tiny_folder
 from undertow.errors import DataError, ModelError, OptionError, OutputError
 from undertow.integrations.trl import DisplacementCallback
+from undertow.reporting import write_report
+from undertow.reporting.kinds import kind_of, report_html
+from undertow.reporting.sweep.page import multi
+from undertow.training.tracking.tracker import tracked_values
+from undertow.wording.numbers import number
 
 pytest.importorskip("trl", reason="needs TRL: pip install undertow[trl]")
 
@@ -136,9 +144,8 @@ def test_training_is_tracked_and_left_alone(peft_config: Any, folder: Path, pref
     reported = [(step, logs) for step, logs in reporter.seen if "displacement/chosen_logp" in logs]
     for row, entry, (step, logs) in zip(tracked.rows, history, reported, strict=True):
         assert entry["step"] == step == row["step"]
-        for name, value in row.items():
-            if isinstance(value, float):
-                assert entry[f"displacement/{name}"] == logs[f"displacement/{name}"] == value
+        for name, value in tracked_values(row).items():
+            assert entry[f"displacement/{name}"] == logs[f"displacement/{name}"] == value
     # TRL's own entries are those of a run without.
     own = [[e for e in t.state.log_history if "rewards/margins" in e] for t in (with_it, without)]
     kept = [[(e["step"], e.get("loss"), e["rewards/margins"]) for e in run] for run in own]
@@ -297,3 +304,66 @@ def test_gradients_without_the_start_are_refused(folder: Path, prefs: Path, tmp_
     again = trainer(folder, tmp_path / "run", [probe(prefs, track_gradients=True)], max_steps=4, **saving)
     with pytest.raises(OptionError, match="before the first step"):
         again.train(resume_from_checkpoint=checkpoint)
+
+
+@pytest.fixture(scope="module")
+def tracked_folder(folder: Path, prefs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the callback leaves of a run of TRL's trainer; only read."""
+    kept = tmp_path_factory.mktemp("tracked") / "tracking"
+    callback = probe(prefs, every=2, folder=kept, displaced_by=0.5, watch={"yes": ["Yes"]})
+    trainer(folder, tmp_path_factory.mktemp("run"), [callback], beta=0.3).train()
+    return kept
+
+
+def test_the_folder_tells_what_was_asked_for(tracked_folder: Path) -> None:
+    record = json.loads((tracked_folder / "tracking.json").read_text())
+    assert record["finished"] is True
+    asked = record["arguments"]
+    assert asked["loss"] == "DPO(beta=0.3)"
+    assert (asked["trainer"], asked["probe_pairs"], asked["track_every"]) == ("DPOTrainer", 8, 2)
+    assert (asked["displaced_by"], asked["max_steps"], asked["watch"]) == (0.5, STEPS, {"yes": ["Yes"]})
+    rows = pq.read_table(tracked_folder / "tracking.parquet").to_pylist()
+    pairs = pq.read_table(tracked_folder / "probe.parquet").to_pylist()
+    assert {row["displaced_by"] for row in rows} == {0.5}
+    assert rows[-1]["displaced"] == np.mean([row["chosen_change"] < -0.5 for row in pairs])
+    assert rows[-1]["reward_accuracy"] == np.mean([row["chosen_change"] > row["rejected_change"] for row in pairs])
+
+
+def test_the_folder_has_a_page_and_can_be_viewed(capsys, tracked_folder: Path, tmp_path: Path) -> None:
+    page = write_report(tracked_folder).read_text()
+    last = pq.read_table(tracked_folder / "tracking.parquet").to_pylist()[-1]
+    assert kind_of(tracked_folder) == "train"
+    assert f"margin grew by {number(last['margin_change'])} nats" in page
+    assert "tracked by DisplacementCallback" in page
+    assert "DPO(beta=0.3)" in page
+    for absent in ("not finished", 'id="guards"', 'id="log"', "Mean loss"):
+        assert absent not in page, absent
+    code, _, err = run(capsys, "view", tracked_folder, "--html", tmp_path / "page.html")
+    assert code == 0, err
+    assert (tmp_path / "page.html").read_text() == report_html(tracked_folder)
+    # Beside a run of ours, on one page.
+    assert tracked_folder.name in multi([tracked_folder])
+
+
+def test_a_folder_with_the_history_alone_has_a_page_too(tracked_folder: Path, tmp_path: Path) -> None:
+    """As earlier versions wrote it."""
+    for name in ("tracking.parquet", "tracking-start.npz"):
+        shutil.copy(tracked_folder / name, tmp_path)
+    page = write_report(tmp_path).read_text()
+    assert "margin grew by" in page
+    assert 'id="settings"' not in page
+    assert "not finished" not in page
+    assert "None" not in re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+
+
+def test_a_run_that_goes_on_says_that_it_is_not_finished(tracked_folder: Path, tmp_path: Path) -> None:
+    there = shutil.copytree(tracked_folder, tmp_path / "there")
+    record = json.loads((there / "tracking.json").read_text())
+    (there / "tracking.json").write_text(json.dumps(record | {"finished": False}))
+    assert "This run is not finished" in report_html(there)
+
+
+@pytest.mark.parametrize("by", [-0.1, float("nan")])
+def test_a_threshold_that_is_none_is_refused(prefs: Path, by: float) -> None:
+    with pytest.raises(OptionError, match="displaced_by"):
+        probe(prefs, displaced_by=by)

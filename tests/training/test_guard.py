@@ -16,7 +16,7 @@ from undertow.training.guards.language import Action, Condition, Firing, Guard, 
 
 NAN, INF = math.nan, math.inf
 
-names = st.text("abzAZ059_./:=", min_size=1, max_size=8).filter(lambda name: name not in ("and", "for"))
+names = st.text("abzAZ059_./:=", min_size=1, max_size=8).filter(lambda name: name not in ("and", "for", "after"))
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 actions = (
     st.sampled_from(["warn", "stop", "rollback"]).map(Action)
@@ -24,7 +24,13 @@ actions = (
     | st.floats(0, 1, exclude_min=True, exclude_max=True).map(lambda share: Action("drop", share))
 )
 conditions = st.builds(Condition, names, st.sampled_from([">", ">=", "<", "<="]), numbers)
-guards = st.builds(Guard, st.lists(conditions, min_size=1, max_size=3).map(tuple), actions, st.integers(1, 10**6))
+guards = st.builds(
+    Guard,
+    st.lists(conditions, min_size=1, max_size=3).map(tuple),
+    actions,
+    st.integers(1, 10**6),
+    st.integers(0, 3) | st.integers(0, 10**6),
+)
 
 # A history of one value, 1 where a guard "a>0" holds; NaN never does.
 histories = st.lists(st.sampled_from([1.0, -1.0, NAN]), max_size=40)
@@ -45,6 +51,11 @@ def test_the_examples_print_what_they_say() -> None:
     ("text", "guard"),
     [
         ("displaced>0.5 for 2 -> stop", Guard((Condition("displaced", ">", 0.5),), Action("stop"), 2)),
+        (
+            "displaced>0.5 for 2 after 3 looks -> stop",
+            Guard((Condition("displaced", ">", 0.5),), Action("stop"), 2, 3),
+        ),
+        ("a>0 after  1  look->warn", Guard((Condition("a", ">", 0.0),), Action("warn"), 1, 1)),
         ("displaced>0.5->warn", Guard((Condition("displaced", ">", 0.5),), Action("warn"))),
         ("  a  <=  -1e-3  ->  rollback  ", Guard((Condition("a", "<=", -0.001),), Action("rollback"))),
         ("watch/refusal<-.1 -> sft=0.05", Guard((Condition("watch/refusal", "<", -0.1),), Action("sft", 0.05))),
@@ -80,14 +91,19 @@ def test_a_guard_reads_its_own_text(guard: Guard) -> None:
         ("displaced > nan -> stop", 13, "a finite number", "'nan -> stop'"),
         ("displaced > 1e999 -> stop", 13, "a finite number", "'1e999 -> stop'"),
         ("displaced > 50% -> stop", 13, "a finite number", "'50% -> stop'"),
-        ("displaced > 0.5", 16, "'and', 'for' or -> and an action", "the end"),
-        ("displaced > 0.5 or b > 1 -> stop", 17, "'and', 'for' or -> and an action", "'or b > 1 -> stop'"),
+        ("displaced > 0.5", 16, "'and', 'for', 'after' or -> and an action", "the end"),
+        ("displaced > 0.5 or b > 1 -> stop", 17, "'and', 'for', 'after' or -> and an action", "'or b > 1 -> stop'"),
         ("displaced > 0.5 and -> stop", 21, "the name of a tracked value", "'-> stop'"),
         ("displaced > 0.5 and for 2 -> stop", 21, "the name of a tracked value", "'for 2 -> stop'"),
-        ("a>1 for 0 -> stop", 9, "a whole number of trackings, 1 or more", "'0 -> stop'"),
-        ("a>1 for 1.5 -> stop", 9, "a whole number of trackings, 1 or more", "'1.5 -> stop'"),
-        ("a>1 for ever -> stop", 9, "a whole number of trackings, 1 or more", "'ever -> stop'"),
-        ("a>1 for 2 and b>1 -> stop", 11, "-> and an action", "'and b>1 -> stop'"),
+        ("a>1 for 0 -> stop", 9, "a whole number of looks, 1 or more", "'0 -> stop'"),
+        ("a>1 for 1.5 -> stop", 9, "a whole number of looks, 1 or more", "'1.5 -> stop'"),
+        ("a>1 for ever -> stop", 9, "a whole number of looks, 1 or more", "'ever -> stop'"),
+        ("a>1 for 2 and b>1 -> stop", 11, "'after' or -> and an action", "'and b>1 -> stop'"),
+        ("a>1 and after 2 looks -> stop", 9, "the name of a tracked value", "'after 2 looks -> stop'"),
+        ("a>1 after 0 looks -> stop", 11, "a whole number of looks, 1 or more", "'0 looks -> stop'"),
+        ("a>1 after 2 -> stop", 13, "the word looks", "'-> stop'"),
+        ("a>1 after 2 steps -> stop", 13, "the word looks", "'steps -> stop'"),
+        ("a>1 after 2 looks for 3 -> stop", 19, "-> and an action", "'for 3 -> stop'"),
         ("a>1 -> ", 8, "an action: warn, stop, rollback, sft=NUMBER, drop or drop=PERCENT", "the end"),
         ("a>1 -> halt", 8, "an action: warn, stop", "'halt'"),
         ("a>1 -> stopped", 8, "an action: warn, stop", "'stopped'"),
@@ -110,7 +126,7 @@ def test_what_is_mistyped(text: str, place: int, expected: str, got: str) -> Non
     assert raised.value.exit_code == 2
 
 
-@given(st.text("ab>=<0.5%- andforstpw", max_size=20))
+@given(st.text("ab>=<0.5%- andforstpwelk", max_size=20))
 def test_any_text_is_a_guard_or_an_error_about_it(text: str) -> None:
     try:
         guard = Guard.parse(text)
@@ -133,6 +149,7 @@ def test_any_text_is_a_guard_or_an_error_about_it(text: str) -> None:
         lambda: Action("stop", 1.0),
         lambda: Guard((), Action("stop")),
         lambda: Guard((Condition("a", ">", 1),), Action("stop"), 0),
+        lambda: Guard((Condition("a", ">", 1),), Action("stop"), 1, -1),
     ],
 )
 def test_a_guard_made_by_hand_is_checked_too(make: object) -> None:
@@ -168,6 +185,21 @@ def test_counting_by_hand() -> None:
     assert fired("a>0 for 2 -> warn", [1, NAN, 1, NAN, NAN]) == [], "NaN breaks the row"
 
 
+def test_the_first_looks_are_not_counted_by_hand() -> None:
+    assert fired("a>0 after 3 looks -> warn", [1, 1, 1, 1, 1, -1, 1]) == [3, 4, 6]
+    assert fired("a>0 for 2 after 3 looks -> warn", [1, 1, 1, 1, 1, -1, 1]) == [4], (
+        "a row begins behind the first looks"
+    )
+    assert fired("a>0 for 2 after 1 look -> stop", [1, -1, 1, 1, 1, 1]) == [3]
+
+
+@given(histories, st.integers(1, 3), st.integers(0, 6))
+def test_a_guard_that_counts_later_is_one_that_was_set_later(history: list[float], count: int, after: int) -> None:
+    later = f" after {after} looks" if after else ""
+    alone = fired(f"a>0 for {count} -> warn", history[after:])
+    assert fired(f"a>0 for {count}{later} -> warn", history) == [step + after for step in alone]
+
+
 @given(histories, st.integers(1, 5))
 def test_a_warning_comes_once_for_every_full_count_in_a_row(history: list[float], count: int) -> None:
     expected, row = [], 0
@@ -180,7 +212,16 @@ def test_a_warning_comes_once_for_every_full_count_in_a_row(history: list[float]
 
 
 texts = st.lists(
-    st.sampled_from(["a>0 for 3 -> warn", "a>0 for 2 -> stop", "a<0 -> sft=0.1", "a<=-1 and a>-2 for 2 -> drop=5%"]),
+    st.sampled_from(
+        [
+            "a>0 for 3 -> warn",
+            "a>0 for 2 -> stop",
+            "a<0 -> sft=0.1",
+            "a<=-1 and a>-2 for 2 -> drop=5%",
+            "a>0 after 4 looks -> warn",
+            "a>0 for 2 after 1 look -> stop",
+        ]
+    ),
     max_size=4,
 )
 

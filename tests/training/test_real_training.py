@@ -120,7 +120,7 @@ def test_the_margin_grows_and_the_loss_falls(trained: tuple[int, Path]) -> None:
     assert first["margin_change"] == 0
     assert last["margin_change"] > 0.01
     # The probe is what was trained on: with the margins larger than the reference's, DPO's loss is below ln 2.
-    assert last["accuracy"] > 0.5
+    assert last["reward_accuracy"] > 0.5
 
 
 def test_the_model_that_is_saved_audits_to_what_was_tracked(trained: tuple[int, Path], shared_data: Path) -> None:

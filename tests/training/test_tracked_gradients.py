@@ -19,7 +19,7 @@ from undertow.data.tokens.packing import pack
 from undertow.models.forward import pair_states
 from undertow.scoring.unembedding import response_logps, unembedding_row
 from undertow.training.tracking.gradients import GradientProbe, gradient_summary
-from undertow.training.tracking.tracker import look
+from undertow.training.tracking.look import look
 
 TOKENS = ut.TokenSettings(max_length=400)
 BASE = ["--max-length", 400, "--lr", 1e-3, "--max-steps", 4, "--track-every", 2, "--batch-size", 3, "--save-every", 2]

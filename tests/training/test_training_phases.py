@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ import undertow as ut
 from command import run, some_rows, spawn, write_jsonl
 from tiny import random_pairs, tiny_folder, tiny_model
 from training_runs import arguments, same_weights, weights
+from undertow.training import phases
 from undertow.training.dataset import collate
 from undertow.training.forward import train_on_pairs
 from undertow.training.settings import TrainSettings
@@ -118,7 +121,7 @@ def test_a_pair_that_cannot_be_calibrated_stops_the_run_and_is_named(capsys, mod
     )
     assert code == 1
     assert "cannot be calibrated" in err
-    assert "row" in err
+    assert re.search(r"on the pairs [0-9a-f]{16} \(row \d+\)", err), err
 
 
 def test_a_row_set_aside_is_written_down(capsys, model, tmp_path) -> None:
@@ -131,7 +134,8 @@ def test_a_row_set_aside_is_written_down(capsys, model, tmp_path) -> None:
     (line,) = (json.loads(line) for line in (out / "skipped.jsonl").read_text().splitlines())
     assert line["row"] == 2
     assert json.loads((out / "train.json").read_text())["data"] == {
-        "format": "standard", "pairs": 5, "trained": 5, "skipped": 1,
+        "format": "standard", "pairs": 5, "trained": 5, "skipped": 1, "unused_columns": ["source"],
+        "notes": ["Columns of the data that are not used: `source`."],
     }  # fmt: skip
 
 
@@ -171,14 +175,30 @@ def test_overwrite_starts_over(capsys, model, prefs, tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "pairs"),
-    [({}, 24), ({"batch_size": 16}, 64), ({"track_every": 2}, 8), ({"accumulate": 2}, 48), ({"probe": 100}, 100)],
+    ("settings", "pairs", "share"),
+    [
+        ({}, 24, 0.08),
+        ({"batch_size": 16}, 64, 64 / 1200),
+        ({"accumulate": 2}, 48, 0.08),
+        ({"track_every": 2}, 8, 8 / 24),  # fewer pairs than that tell too little, whatever they cost
+        ({"probe": 100}, 100, 100 / 300),  # as asked for
+    ],
 )
-def test_a_probe_set_of_its_own_size_takes_little_of_the_time(settings: dict, pairs: int) -> None:
+def test_a_probe_set_of_its_own_size_takes_little_of_the_time(settings: dict, pairs: int, share: float) -> None:
+    """A step on a pair costs about three times a look at it."""
     found = TrainSettings(**settings)
     assert found.probe_pairs == pairs
-    share = pairs / (3 * found.track_every * found.batch_size * found.accumulate)
-    assert share < 0.1 or settings.get("track_every") or settings.get("probe")
+    assert pairs / (3 * found.track_every * found.batch_size * found.accumulate) == pytest.approx(share)
+
+
+def test_activations_are_recomputed_under_the_name_that_transformers_has_for_it(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        made = [
+            phases._arguments(TrainSettings(gradient_checkpointing=on, device="cpu"), tmp_path, tiny_model())
+            for on in (True, False)
+        ]
+    assert [arguments.gradient_checkpointing for arguments in made] == [True, False]
 
 
 def test_the_engine_is_checked(capsys, model, prefs, tmp_path) -> None:

@@ -7,6 +7,8 @@ trainer = DPOTrainer(
 
 from __future__ import annotations
 
+import json
+import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -29,17 +31,31 @@ from transformers import (
 from undertow.data.pairs import BadRow, Pair
 from undertow.data.tokens.encoder import PairEncoder, Template, TokenPair, TokenSettings
 from undertow.errors import BadRowsError, DataError, ModelError, OptionError, OutputError
+from undertow.files import without_nonfinite, write_json
 from undertow.maths.losses import DPO, PairLoss
 from undertow.models.checks import check_head
 from undertow.models.families import find_backbone, find_head
 from undertow.models.model import Model
 from undertow.training.sharding import refuse_sharded_weights
-from undertow.training.tracking import tracker as tracking
+from undertow.training.tracking import callback as tracking
 from undertow.training.tracking.gradients import GradientProbe
-from undertow.training.tracking.tracker import Tracker, evaluating, look, words_to_ids
+from undertow.training.tracking.look import evaluating, look
+from undertow.training.tracking.tracker import RECORD, Tracker, words_to_ids
+from undertow.version import __version__
 
 __all__ = ["DisplacementCallback"]
 
+_ARGUMENTS = (
+    "loss_type",
+    "beta",
+    "learning_rate",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "num_train_epochs",
+    "max_steps",
+    "seed",
+)
+"""What is written down of the trainer's own arguments."""
 _PLAIN_DPO = {"label_smoothing": 0, "use_weighting": False, "f_divergence_type": "reverse_kl", "ld_alpha": None}
 
 
@@ -59,9 +75,11 @@ class DisplacementCallback(tracking.DisplacementCallback):
         every: steps of the optimiser from look to look.
         watch: groups of words, such as ``{"refusal": ["No", "Sorry"]}``: the change of the probability that the next
             token begins one of them, where the two responses part.
-        folder: where ``tracking.parquet`` is kept up to date, so that a run that goes on from a checkpoint has no
-            gaps; None keeps the history in memory.
+        folder: where the history is kept up to date, so that a run that goes on from a checkpoint has no gaps, and
+            `undertow view` shows it on a page: ``tracking.parquet``, a row for each look, ``probe.parquet``, a row for
+            each pair, and ``tracking.json``, what was asked for. None keeps the history in memory.
         max_length: prompt and response together have at most so many tokens; the end of a longer response is cut.
+        displaced_by: a chosen response counts as displaced when it fell by more than so many nats.
         template: ``chat`` is the tokenizer's chat template, ``plain`` is none, ``auto`` is ``chat`` where there is one.
             TRL lays out prompts that are plain text without one: give ``plain`` for these.
         track_gradients: at every look also the exact inner products of the pairs' gradients in the unembedding matrix,
@@ -88,15 +106,19 @@ class DisplacementCallback(tracking.DisplacementCallback):
         watch: Mapping[str, Sequence[str]] | None = None,
         folder: str | Path | None = None,
         max_length: int = 1024,
+        displaced_by: float = 0.0,
         template: Template = "auto",
         track_gradients: bool = False,
         loss: PairLoss | None = None,
     ) -> None:
         if every < 1:
             raise OptionError(f"every={every}: expected 1 or more steps.")
+        if not 0 <= displaced_by < math.inf:
+            raise OptionError(f"displaced_by={displaced_by}: expected a number of nats, 0 or more.")
         self._pairs = list(probe_pairs)
         self._settings = TokenSettings(max_length=max_length, template=template)
         self._watch = dict(watch or {})
+        self._displaced_by = displaced_by
         self._folder = None if folder is None else Path(folder)
         self.every = every
         self.gradients = None
@@ -128,7 +150,9 @@ class DisplacementCallback(tracking.DisplacementCallback):
         if self._track_gradients:
             self.gradients = GradientProbe(self._loss or _loss_of(args))
         folder = self._folder if state.is_world_process_zero else None
-        self.tracker = Tracker(self._encode(tokenizer), tokenizer, folder, words_to_ids(self._watch, tokenizer))
+        groups = words_to_ids(self._watch, tokenizer, self.model.vocabulary)
+        self.tracker = Tracker(self._encode(tokenizer), tokenizer, folder, groups, displaced_by=self._displaced_by)
+        self._write_record(args, finished=False)
         if state.global_step:
             self.tracker.resume(state.global_step)
             self._check_history()
@@ -137,10 +161,10 @@ class DisplacementCallback(tracking.DisplacementCallback):
         else:  # whatever the folder holds is of another run
             self._look(state, control)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """After a step of the optimiser: the last one too, while the loggers are still open."""
-        if state.global_step % self.every == 0 or state.global_step >= state.max_steps:
-            self._look(state, control)
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Look where something else has ended the run before its last step, and write down that it ended."""
+        super().on_train_end(args, state, control)
+        self._write_record(args, finished=True)
 
     def _gradients(self, step: int) -> GradientProbe | None:
         if self.gradients is None:
@@ -170,6 +194,27 @@ class DisplacementCallback(tracking.DisplacementCallback):
                 f"{self._folder} holds the history of {len(first.logps)} pairs, here are {count}: go on with the same "
                 "pairs, or name a new folder."
             )
+
+    def _write_record(self, args: TrainingArguments, *, finished: bool) -> None:
+        """What was asked for, for the page that `undertow view` makes of the folder."""
+        if self.tracker.folder is None:
+            return
+        of_trainer = {name: getattr(args, name) for name in _ARGUMENTS if hasattr(args, name)}
+        arguments = {
+            "model": self.model.name,
+            "loss": _loss_name(self._loss, args),
+            "trainer": type(self.trainer).__name__ if self.trainer is not None else None,
+            **of_trainer,
+            "probe_pairs": len(self._pairs),
+            "track_every": self.every,
+            "displaced_by": self._displaced_by,
+            "watch": self._watch,
+            "max_length": self._settings.max_length,
+            "template": self._settings.template,
+            "track_gradients": self._track_gradients,
+        }
+        record = {"undertow": __version__, "finished": finished, "arguments": arguments}
+        write_json(self.tracker.folder / RECORD, json.loads(json.dumps(without_nonfinite(record), default=str)))
 
     def _encode(self, tokenizer: PreTrainedTokenizerBase) -> list[TokenPair]:
         encoder = PairEncoder(tokenizer, self._settings)
@@ -221,6 +266,15 @@ def _loss_of(args: TrainingArguments) -> PairLoss:
             "not TRL's plain DPO. Give it, such as loss=undertow.losses.AveragedIPO(beta=0.1)."
         )
     return DPO(float(beta))
+
+
+def _loss_name(given: PairLoss | None, args: TrainingArguments) -> str | None:
+    """The run's loss, in words: ours where it is known to be one of ours, else the trainer's own names for it."""
+    try:
+        return repr(given or _loss_of(args))
+    except OptionError:
+        kinds = getattr(args, "loss_type", None)
+        return ", ".join(map(str, kinds)) if isinstance(kinds, list) else kinds
 
 
 def _tokenizer(processing_class: Any) -> PreTrainedTokenizerBase:

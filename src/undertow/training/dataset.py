@@ -27,6 +27,11 @@ class PairDataset(Dataset[Item]):
         self._spool, self._reference = spool, reference
         self._kept = range(spool.pairs) if kept is None else kept
 
+    @property
+    def kept(self) -> Sequence[int]:
+        """The numbers of the pairs to train on."""
+        return self._kept
+
     def reference_logps(self, numbers: Sequence[int]) -> torch.Tensor:
         """``ln π_ref`` of both responses of pairs, by their numbers in the spool, kept or not; ``[pairs, 2]``."""
         return torch.from_numpy(self._reference[list(numbers)])
@@ -50,8 +55,9 @@ def collate(items: Sequence[Item]) -> dict[str, Any]:
         "position_ids": batch.position_ids,
         "trees": batch.trees,
         "pairs": batch.pairs,
-        "ref_chosen": torch.tensor([chosen for _, chosen, _ in items], dtype=torch.float64),
-        "ref_rejected": torch.tensor([rejected for *_, rejected in items], dtype=torch.float64),
+        # As numbers: the trainer moves tensors to its device, which may have no float64.
+        "ref_chosen": [chosen for _, chosen, _ in items],
+        "ref_rejected": [rejected for *_, rejected in items],
         "chosen_tokens": torch.tensor([pair.chosen_tokens for pair in pairs]),
         "rejected_tokens": torch.tensor([pair.rejected_tokens for pair in pairs]),
     }

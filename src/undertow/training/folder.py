@@ -6,6 +6,7 @@ DIR/filtered.jsonl           with --filter: the pairs left out, and why
 DIR/sft/                     with --sft-epochs: the first phase, its own checkpoints, and at its end its model
 DIR/checkpoint-N/            each whole or absent
 DIR/tracking.parquet         one row a look at the probe set
+DIR/probe.parquet            one row a probe pair: what the last look found of it
 DIR/guard.jsonl              one line a guard that fired
 DIR/skipped.jsonl            where rows were skipped
 DIR/model/                   the trained model
@@ -15,6 +16,7 @@ DIR/train.json               written last: only with it the run is finished
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,11 +24,14 @@ from typing import Any
 from accelerate import PartialState
 
 from undertow.filtering.rules import RECORD
-from undertow.runs.folder import JSON, RunFolder
+from undertow.runs.folder import RunFolder
+from undertow.runs.identity import JSON
+from undertow.runs.names import SUMMARIES, TRACKING, TRAIN
 from undertow.training.guards.callback import LOG
-from undertow.training.tracking.tracker import START, TRACKING
+from undertow.training.settings import TrainSettings
+from undertow.training.tracking.tracker import PROBE, START
 
-COMMAND, SUMMARY = "train", "train.json"
+COMMAND, SUMMARY = TRAIN, SUMMARIES[TRAIN]
 MODEL, SFT = "model", "sft"
 
 
@@ -34,7 +39,14 @@ class TrainFolder(RunFolder):
     """The folder of a training run; of several processes that train together, the main one holds it."""
 
     command, summary_name = COMMAND, SUMMARY
-    own = (TRACKING, START, LOG, RECORD, "checkpoint-*", MODEL, SFT)
+    own = (TRACKING, START, PROBE, LOG, RECORD, "checkpoint-*", MODEL, SFT)
+    work = ("checkpoint-*", MODEL, f"{SFT}/checkpoint-*", f"{SFT}/{MODEL}")
+
+    def _differences(self, there: Mapping[str, JSON], here: Mapping[str, JSON]) -> str:
+        """An option that the run in the folder did not know yet had its default's effect there."""
+        defaults = json.loads(json.dumps(TrainSettings().record(), default=str))
+        since = {name: defaults.get(name.removeprefix("option ")) for name in here if name.startswith("option ")}
+        return super()._differences(since | dict(there), here)
 
     @contextlib.contextmanager
     def held(

@@ -18,7 +18,6 @@ from undertow.data.tokens.packing import Tree
 from undertow.maths.logps import token_logps
 from undertow.maths.residuals import shared_contexts
 from undertow.maths.unembedding import products_of, sum_products
-from undertow.models.device import multiplies_bfloat16
 from undertow.models.families import Head, find_backbone
 from undertow.models.model import Model
 from undertow.scoring.unembedding import head_residuals
@@ -102,18 +101,9 @@ def pair_logps(
 
 def response_token_logps(states: Tensor, head: Head, tokens: Tensor) -> Tensor:
     """``ln p_k(y_k)`` of tokens from their states, outside of any automatic mixed precision; ``[N]``."""
-    fast = states.dtype == torch.bfloat16 and multiplies_bfloat16(states.device)
     # Mixed precision would round the products that the sums of log-probabilities hang on, wherever it is slow or fast.
     with torch.autocast(device_type=states.device.type, enabled=False):
-        return token_logps(
-            states,
-            head.weight,
-            tokens,
-            bias=None if head.bias is None else head.bias.detach(),
-            scale=head.scale,
-            softcap=head.softcap,
-            products=torch.bfloat16 if fast else None,
-        )
+        return token_logps(states, head.weight, tokens, **head.options(states))
 
 
 @torch.no_grad()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PrinterCallback, TrainingArguments
+from transformers import PrinterCallback, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import set_seed
 
 from undertow.models.device import choose_dtype, peak_memory_mb
@@ -24,11 +25,18 @@ from undertow.training.guards.language import Guards
 from undertow.training.guards.pull import most_pulled
 from undertow.training.progress import ProgressCallback
 from undertow.training.settings import TrainSettings
+from undertow.training.tracking.callback import DisplacementCallback
 from undertow.training.tracking.gradients import GradientProbe
-from undertow.training.tracking.tracker import DisplacementCallback, Tracker, words_to_ids
+from undertow.training.tracking.tracker import Tracker, words_to_ids
 from undertow.training.trainer import PairTrainer, PreferenceTrainer, SupervisedTrainer, complete_checkpoints
 
 OPTIMISERS = {"rmsprop": "rmsprop", "adamw": "adamw_torch"}
+# transformers has renamed it within its fifth version, and warns where it is called by the old name.
+_CHECKPOINTING = next(
+    name
+    for name in ("activation_checkpointing", "gradient_checkpointing")
+    if name in {field.name for field in fields(TrainingArguments)}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +65,15 @@ def fit_preferences(
         DivergedError: the loss is no number any more.
     """
     loss = settings.loss.make()
-    groups = words_to_ids(settings.watch, model.tokenizer)
+    groups = words_to_ids(settings.watch, model.tokenizer, model.vocabulary)
     probe = _probe(spool, settings.probe_pairs)
     tracker = Tracker(
-        [pair for n in probe for pair in spool.read(n, n + 1)], model.tokenizer, out, groups, writes=writes
+        [pair for n in probe for pair in spool.read(n, n + 1)],
+        model.tokenizer,
+        out,
+        groups,
+        displaced_by=settings.displaced_by,
+        writes=writes,
     )
     gradients = GradientProbe(loss, dataset.reference_logps(probe)) if settings.track_gradients else None
     tracking = DisplacementCallback(model, tracker, every=settings.track_every, gradients=gradients)
@@ -68,8 +81,8 @@ def fit_preferences(
         Guards.parse(settings.guard),
         tracker,
         out,
-        pulled=lambda share: with_whole_weights(
-            model, lambda whole: most_pulled(spool, whole, loss, share, guard.mitigation.dropped)
+        pulled=lambda share, dropped: with_whole_weights(
+            model, lambda whole: most_pulled(spool, dataset.kept, whole, loss, share, dropped)
         ),
         tell=watch.note,
         writes=writes,
@@ -83,7 +96,7 @@ def fit_preferences(
     tracking.trainer = trainer
     found = _fit(trainer, spool, out, watch, guard) | {"firings": guard.firings}
     if guard.mitigation.rollback:
-        found |= _roll_back(trainer, tracker, out, watch)
+        found |= _roll_back(trainer, tracking, out, watch)
     return _fitted(trainer, {**found, "tracked": tracker.rows[-1] if tracker.rows else {}})
 
 
@@ -127,18 +140,31 @@ def _fit(
         if guard is not None:
             guard.restore(done[-1])
     started = time.monotonic()
-    result = trainer.train(resume_from_checkpoint=str(done[-1]) if done else None)
+    if done and guard is not None and guard.ended:
+        steps, mean = _take_up(trainer, guard.tracker, done[-1]), float("nan")
+    else:
+        result = trainer.train(resume_from_checkpoint=str(done[-1]) if done else None)
+        steps, mean = result.global_step, result.training_loss
     # transformers' own mean is over the steps since the last start only.
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return {
-        "steps": result.global_step,
-        "loss": sum(losses) / len(losses) if losses else result.training_loss,
+        "steps": steps,
+        "loss": sum(losses) / len(losses) if losses else mean,
         "seconds": round(time.monotonic() - started, 3),
         "peak_memory_mb": peak_memory_mb(trainer.args.device),
     }
 
 
-def _roll_back(trainer: PairTrainer, tracker: Tracker, out: Path, watch: Watcher) -> dict[str, Any]:
+def _take_up(trainer: PairTrainer, tracker: Tracker, checkpoint: Path) -> int:
+    """Be where a guard had ended the run, when the process was killed before the run was put away; the steps taken."""
+    trainer._load_from_checkpoint(str(checkpoint))
+    trainer.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    steps = int(trainer.state.global_step)
+    tracker.resume(steps)
+    return steps
+
+
+def _roll_back(trainer: PairTrainer, tracking: DisplacementCallback, out: Path, watch: Watcher) -> dict[str, Any]:
     """Put the weights of the last checkpoint inside the limits back. Going on from there would lead to the same place,
     since all that decides a run is the same: it ends there."""
     inside = [path for path in complete_checkpoints(out) if inside_limits(path)]
@@ -148,7 +174,7 @@ def _roll_back(trainer: PairTrainer, tracker: Tracker, out: Path, watch: Watcher
     trainer._load_from_checkpoint(str(inside[-1]))
     step = int(inside[-1].name.rpartition("-")[2])
     watch.note(f"guard: rolled back to {inside[-1].name}.")
-    tracker.rows = [row for row in tracker.rows if row["step"] <= step] or tracker.rows[:1]
+    tracking.tracker.go_back(step, tracking.found(step))
     return {"rolled_back_to": step}
 
 
@@ -194,7 +220,7 @@ def _arguments(settings: TrainSettings, out: Path, model: Model) -> TrainingArgu
         warmup_steps=settings.warmup_steps,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
-        activation_checkpointing=settings.gradient_checkpointing,
+        **{_CHECKPOINTING: settings.gradient_checkpointing},
         bf16=choose_dtype(settings.dtype, model.device) == torch.bfloat16,  # products over float32 weights
         logging_steps=settings.log_every,
         save_steps=settings.save_every,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,16 +20,19 @@ from undertow.models.loading import (
     load_model,
     load_tokenizer,
     quiet_transformers,
+    shared_vocabulary,
 )
 from undertow.models.model import Model
-from undertow.models.sources import find_model
+from undertow.models.sources import ModelSource, find_model
 from undertow.runs.preparation import Prepared, prepare
 from undertow.runs.progress import Silent, Watcher
 from undertow.runs.settings import Shard
 from undertow.runs.skipped import write_skipped
+from undertow.runs.targets import Target, check_targets, data_input, model_inputs
 from undertow.training.dataset import PairDataset
 from undertow.training.folder import MODEL, SFT, TrainFolder, trained_model
 from undertow.training.phases import fit_preferences
+from undertow.training.processes import from_main_process
 from undertow.training.reference import Logps, reference_key, reference_logps
 from undertow.training.settings import TrainSettings
 from undertow.training.sharding import check_sharding
@@ -62,29 +63,28 @@ def train_to_folder(
         DivergedError: the loss is no number any more.
     """
     settings, watch = settings or TrainSettings(), watch or Silent()
-    check_sharding(adapter=bool(settings.lora_r))
     processes = PartialState(cpu=settings.device == "cpu")  # one, or those of `accelerate launch`; each has its device
     if not processes.is_main_process:
         watch = Silent()
     folder = TrainFolder(Path(out))
-    if processes.is_main_process:
-        folder.check_writable()
-    source = find_model(model_name)
-    config = load_config(source, trust_remote_code=settings.trust_remote_code)
-    check_max_length(source, config, settings.tokens.max_length)
-    encoder = PairEncoder(load_tokenizer(source, trust_remote_code=settings.trust_remote_code), settings.tokens)
-    if settings.ref:
-        _check_reference(settings.ref, encoder, settings)
+    reading = data_input(data, settings.data.split, settings.data.name)
+    check_targets([Target("--out", folder.folder, "run")], reading)
+    source, encoder = check_training(model_name, Path(out), settings)
     pairs = settings.data.open(data)
     arguments = {"data": str(data), "model": model_name, **settings.record()}
     with prepare(pairs.entries(), encoder, Shard(), settings.data.on_bad_row, watch) as ready:
+        for note in pairs.notes:
+            watch.note(note)
+        known = _identity(ready, encoder, settings)
+        if processes.is_main_process:
+            folder.check_run(known, overwrite=overwrite)
         watch.phase("loading the model")
         run = _Run(
             *(ready, encoder, settings, folder.folder, Path(references or out), processes, watch),
             model=_load(source.name, encoder, settings),
             reference=_load(settings.ref, encoder, settings) if settings.ref else None,
         )
-        identity = _identity(ready, encoder, run.model, run.reference, settings)
+        identity = known | _weights(run.model, run.reference)
         with folder.held(identity, arguments, overwrite=overwrite, processes=processes):
             if folder.finished:
                 watch.note(f"{out} is finished already: nothing was trained again.")
@@ -97,13 +97,41 @@ def train_to_folder(
                 "undertow": __version__,
                 "arguments": arguments,
                 "fingerprints": identity,
-                "data": {"format": pairs.format, **counts},
+                "tokens": ready.tokens,
+                "data": {**pairs.describe(), **counts},
                 **found,
             }
             if processes.is_main_process:
                 folder.commit(summary)
             processes.wait_for_everyone()
             return summary
+
+
+def check_training(model_name: str, out: Path, settings: TrainSettings) -> tuple[ModelSource, PairEncoder]:
+    """Whether a run can be: all that can be told from its settings, without the data and without any weights.
+
+    Returns:
+        Where the model is, and what makes its tokens.
+
+    Raises:
+        InputError: the models, the options together with them, or the output folder cannot be used.
+    """
+    check_sharding(adapter=bool(settings.lora_r))
+    if PartialState(cpu=settings.device == "cpu").is_main_process:
+        TrainFolder(out).check_writable()
+    source = find_model(model_name)
+    reference = find_model(settings.ref, option="--ref") if settings.ref else None
+    check_targets([Target("--out", out, "run")], model_inputs(source, reference))
+    config = load_config(source, trust_remote_code=settings.trust_remote_code)
+    check_max_length(source, config, settings.tokens.max_length)
+    encoder = PairEncoder(
+        load_tokenizer(source, trust_remote_code=settings.trust_remote_code),
+        settings.tokens,
+        vocabulary=shared_vocabulary(source, config, reference, trust_remote_code=settings.trust_remote_code),
+    )
+    if reference:
+        _check_reference(reference, encoder, settings)
+    return source, encoder
 
 
 def is_main_process() -> bool:
@@ -128,13 +156,11 @@ class _Run:
     def train(self) -> dict[str, Any]:
         """All phases, and the trained model on disk; what they came to."""
         spool = self.ready.spool
-        with self.processes.main_process_first():  # the others find what the first has written
-            kept = self._kept()
+        kept = self._kept()
         found: dict[str, Any] = {"trained": len(kept)}
         if self.settings.sft_epochs:
             found["sft"] = self._supervised(kept)
-        with self.processes.main_process_first():
-            logps = self._reference_logps(self.reference or self.model)
+        logps = self._reference_logps(self.reference or self.model)
         self.reference = None
         with quiet_transformers():
             dataset = PairDataset(spool, logps, kept)
@@ -148,7 +174,12 @@ class _Run:
         """The numbers of the pairs to train on."""
         rules = [Rule.parse(text) for text in self.settings.filter]
         spool, loss = self.ready.spool, self.settings.loss.make()
-        return kept_pairs(spool, self.model, loss, rules, self.out, self.watch) if rules else range(spool.pairs)
+        if not rules:
+            return range(spool.pairs)
+        return from_main_process(
+            self.processes,
+            lambda: kept_pairs(spool, self.model, loss, rules, self.out, self.watch, reference=self.reference),
+        )
 
     def _supervised(self, kept: Sequence[int]) -> dict[str, Any]:
         """The first phase, after which the model is what it came to: trained now, or as an earlier run left it."""
@@ -170,7 +201,10 @@ class _Run:
         key = reference_key(
             self.ready.fingerprint, self.encoder.fingerprint, reference.weights_fingerprint(), reference.dtype
         )
-        return reference_logps(self.ready.spool, reference, self.references, key, batch_tokens=4096, watch=self.watch)
+        spool, folder, watch = self.ready.spool, self.references, self.watch
+        return from_main_process(
+            self.processes, lambda: reference_logps(spool, reference, folder, key, batch_tokens=4096, watch=watch)
+        )
 
     def _save(self, weights: dict[str, Tensor] | None, folder: Path) -> None:
         """The model with its tokenizer, whole or not at all, by the main process; ``weights`` where the model's own are
@@ -198,27 +232,30 @@ def _load(name: str, encoder: PairEncoder, settings: TrainSettings) -> Model:
     )
 
 
-def _check_reference(name: str, encoder: PairEncoder, settings: TrainSettings) -> None:
+def _check_reference(reference: ModelSource, encoder: PairEncoder, settings: TrainSettings) -> None:
     check_companion(
-        find_model(name),
+        reference,
         encoder.tokenizer,
-        named=f"--ref {name}",
+        named=f"--ref {reference.name}",
         whose="the trained model's",
         max_length=settings.tokens.max_length,
         trust_remote_code=settings.trust_remote_code,
     )
 
 
-def _identity(
-    ready: Prepared, encoder: PairEncoder, model: Model, reference: Model | None, settings: TrainSettings
-) -> dict[str, Any]:
-    """Everything the trained weights depend on."""
+def _identity(ready: Prepared, encoder: PairEncoder, settings: TrainSettings) -> dict[str, Any]:
+    """Everything the trained weights depend on besides the weights that training begins with."""
     options = {name: value for name, value in settings.record().items() if name not in _NO_MATTER}
     return {
         "data": ready.fingerprint,
         "tokenizer and template": encoder.fingerprint,
+        **{f"option {name}": value for name, value in options.items()},
+    }
+
+
+def _weights(model: Model, reference: Model | None) -> dict[str, Any]:
+    """The weights that training begins with, and those it is held against."""
+    return {
         "model weights": model.weights_fingerprint(),
         "reference weights": reference.weights_fingerprint() if reference else None,
-        "options": hashlib.sha256(json.dumps(options, sort_keys=True, default=str).encode()).hexdigest()[:16],
-        **{f"option {name}": value for name, value in options.items()},
     }

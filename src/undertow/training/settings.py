@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
+import importlib.util
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from difflib import get_close_matches
-from pathlib import Path
 from typing import Any, Literal, get_args
-
-import yaml
 
 from undertow.data.reading import parse_columns
 from undertow.data.tokens.encoder import TokenSettings
 from undertow.errors import OptionError
 from undertow.filtering.rules import Rule
+from undertow.maths.losses import names as loss_names
+from undertow.models.device import check_device, check_dtype
+from undertow.runs.option_names import nearest
+from undertow.runs.recipes import Arm, Entry
 from undertow.runs.settings import DataSettings, LossSettings
 from undertow.training.guards.language import Guards
+from undertow.training.tracking.names import GRADIENT_NAMES, tracked_names
 
 Optimiser = Literal["rmsprop", "adamw"]
 FEWEST_PROBED, MOST_PROBED = 8, 64
-REPORTERS = ("none", "tensorboard", "wandb", "trackio")
+SCHEDULES = (
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+)
+"""Those of transformers that need nothing but the number of steps."""
+REPORTERS = {
+    "none": (),
+    "tensorboard": ("tensorboard", "tensorboardX"),
+    "wandb": ("wandb",),
+    "trackio": ("trackio",),
+}
+"""What can be reported to, and the packages of which one must be installed for it."""
+_LARGEST_SEED = 2**32 - 1  # of numpy's generator
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +50,7 @@ class TrainSettings:
     ``ref`` names the reference model; where None, the model as it is before training on pairs: with ``sft_epochs`` the
     model after these, which train on the chosen responses alone at ``sft_lr`` (``lr`` where 0). ``lora_r`` of 0 trains
     all weights. ``max_steps`` of 0 means as many as ``epochs`` takes. ``probe`` of 0 means :attr:`probe_pairs`.
+    A chosen response of a probe pair counts as displaced when it fell by more than ``displaced_by`` nats.
     """
 
     loss: LossSettings = field(default_factory=LossSettings)
@@ -54,6 +75,7 @@ class TrainSettings:
     track_every: int = 25
     probe: int = 0
     track_gradients: bool = False
+    displaced_by: float = 0.0
     watch: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     guard: tuple[str, ...] = ()
     filter: tuple[str, ...] = ()
@@ -71,6 +93,13 @@ class TrainSettings:
         loss = self.loss.make()
         if loss.needs_scores:
             raise OptionError(f"--loss {self.loss.name}: it needs numbers that training does not have for a pair.")
+        self._check_numbers()
+        self._check_choices()
+        self._check_tracking()
+        for text in self.filter:
+            Rule.parse(text)
+
+    def _check_numbers(self) -> None:
         for name, least in (
             ("batch_size", 1),
             ("accumulate", 1),
@@ -78,30 +107,65 @@ class TrainSettings:
             ("sft_lr", 0),
             ("max_steps", 0),
             ("warmup_steps", 0),
+            ("weight_decay", 0),
             ("lora_r", 0),
             ("lora_alpha", 0),
             ("track_every", 0),
             ("probe", 0),
+            ("displaced_by", 0),
             ("save_every", 1),
             ("keep_checkpoints", 1),
             ("log_every", 1),
+            ("seed", 0),
         ):
-            if getattr(self, name) < least:
-                raise OptionError(f"{_option(name)} {getattr(self, name)}: expected {least} or more.")
+            value = getattr(self, name)
+            if not least <= value < math.inf:
+                raise OptionError(f"{_option(name)} {value}: expected {least} or more.")
         for name in ("epochs", "lr", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise OptionError(f"{_option(name)} {getattr(self, name)}: expected a number above 0.")
-        if self.optimiser not in get_args(Optimiser):
-            raise OptionError(f"--optimiser {self.optimiser}: expected one of {', '.join(get_args(Optimiser))}.")
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise OptionError(f"{_option(name)} {value}: expected a number above 0.")
+        if self.seed > _LARGEST_SEED:
+            raise OptionError(f"--seed {self.seed}: expected {_LARGEST_SEED} or less.")
+        if self.lora_alpha and not self.lora_r:
+            raise OptionError(f"--lora-alpha {self.lora_alpha}: it belongs to a LoRA adapter; give --lora-r its rank.")
+
+    def _check_choices(self) -> None:
+        for name, choices in (
+            ("optimiser", get_args(Optimiser)),
+            ("schedule", SCHEDULES),
+            ("report_to", tuple(REPORTERS)),
+        ):
+            value = getattr(self, name)
+            if value not in choices:
+                close = nearest(str(value), choices)
+                hint = f" Did you mean {close}?" if close else ""
+                raise OptionError(f"{_option(name)} {value}: expected one of {', '.join(choices)}.{hint}")
+        packages = REPORTERS[self.report_to]
+        if packages and not any(map(_installed, packages)):
+            raise OptionError(f"--report-to {self.report_to}: it is not installed; pip install {packages[0]}")
+        check_device(self.device)
+        check_dtype(self.dtype)
+
+    def _check_tracking(self) -> None:
         if self.guard and not self.track_every:
             raise OptionError("--guard: it watches what is tracked; give --track-every a number of steps.")
         if self.track_gradients and not self.track_every:
             raise OptionError("--track-gradients: it is part of tracking; give --track-every a number of steps.")
-        Guards.parse(self.guard)
-        for text in self.filter:
-            Rule.parse(text)
-        if self.report_to not in REPORTERS:
-            raise OptionError(f"--report-to {self.report_to}: expected one of {', '.join(REPORTERS)}.")
+        for name, words in self.watch.items():
+            _check_words(name, words)
+        guards = Guards.parse(self.guard)
+        for condition in (condition for state in guards.states for condition in state.guard.conditions):
+            if condition.name in GRADIENT_NAMES and not self.track_gradients:
+                raise OptionError(f"--guard: {condition.name} is tracked with --track-gradients only; give that too.")
+            group = condition.name.removeprefix("watch/")
+            if group != condition.name and group not in self.watch:
+                there = f"the groups are: {', '.join(self.watch)}" if self.watch else "there is none"
+                raise OptionError(
+                    f"--guard: {condition.name} needs the group of words {group!r}, and {there}; "
+                    f"give --watch {group}=WORD,WORD."
+                )
+        guards.check(tracked_names(self.watch, gradients=self.track_gradients))
 
     @property
     def probe_pairs(self) -> int:
@@ -123,115 +187,179 @@ class TrainSettings:
 
 def from_options(
     options: Mapping[str, Any],
-    typed: Iterable[str],
-    recipe: str | Path | None = None,
-    arm: Mapping[str, Any] | None = None,
+    typed: Iterable[str] = (),
+    recipe: Mapping[str, Entry] | None = None,
+    arm: Arm | None = None,
 ) -> tuple[str, TrainSettings]:
     """The model's name and the settings, from the command line's options, a recipe and an arm of a sweep.
 
     What was typed wins over the recipe, and the arm over both.
 
+    Args:
+        options: every option there is, and its value on the command line.
+        typed: the names of those that were given there.
+        recipe: what :func:`undertow.runs.recipes.read_recipe` found.
+        arm: one of those that :func:`undertow.runs.recipes.read_arms` found.
+
     Raises:
-        OptionError: an option or the recipe cannot be used, or neither names a model.
+        OptionError: an option cannot be used (the message says in which file and line it stands, where in one), or
+            nothing names a model.
     """
+    read, typed = dict(recipe or {}), set(typed)
+    for name, entry in (*read.items(), *(arm or {}).items()):
+        _check_name(name, entry, options)
+    entries = {name: entry for name, entry in read.items() if name not in typed} | (arm or {})
     values = dict(options)
-    if recipe is not None:
-        found = read_recipe(recipe, frozenset(values))
-        values |= {name: value for name, value in found.items() if name not in set(typed)}
-    if arm:
-        _check_names(arm, values, "--sweep")
-        values |= arm
-    model = values.pop("model")
+    try:
+        for name, entry in entries.items():
+            values[name] = _typed(name, entry.value)
+        return _settings(values)
+    except OptionError as error:
+        place = _place(error, entries, values)
+        if place is None:
+            raise
+        raise OptionError(f"{place}: {str(error).removeprefix('--')}") from error
+
+
+def _settings(values: dict[str, Any]) -> tuple[str, TrainSettings]:
+    """From every option's value, taken out one by one."""
+    take = values.pop
+    model = take("model")
     if not model:
         raise OptionError("--model: say which model to train, here or in the recipe (--config).")
-    take = values.pop
-    try:
-        columns = take("columns")
-        settings = TrainSettings(
-            loss=LossSettings(take("loss"), take("beta"), _loss_args(take("loss_args")), take("calibrated")),
-            data=DataSettings(
-                format=take("format"),
-                columns=parse_columns(columns) if isinstance(columns, str) else columns,
-                split=take("split"),
-                name=take("name"),
-                limit=take("limit"),
-                on_bad_row=take("on_bad_row"),
-            ),
-            tokens=TokenSettings(max_length=take("max_length"), eot=take("eot"), template=take("template")),
-            watch=_groups(take("watch")),
-            guard=_texts(take("guard")),
-            filter=_texts(take("filter")),
-            **{name: _number(name, value) for name, value in values.items()},
-        )
-    except TypeError as error:  # a recipe's value of the wrong kind
-        raise OptionError(f"--config {recipe}: {error}.") from error
-    return str(model), settings
+    return str(model), TrainSettings(
+        loss=LossSettings(take("loss"), take("beta"), _loss_args(take("loss_args")), take("calibrated")),
+        data=DataSettings(
+            format=take("format"),
+            columns=_columns(take("columns")),
+            split=take("split"),
+            name=take("name"),
+            limit=take("limit"),
+            on_bad_row=take("on_bad_row"),
+            empty_prompt=take("empty_prompt"),
+        ),
+        tokens=TokenSettings(max_length=take("max_length"), eot=take("eot"), template=take("template")),
+        watch=_groups(take("watch")),
+        guard=_texts("guard", take("guard")),
+        filter=_texts("filter", take("filter")),
+        **values,
+    )
 
 
-def read_recipe(path: str | Path, known: frozenset[str]) -> dict[str, Any]:
-    """A YAML file of options, named as on the command line, with dashes or underscores.
-
-    Raises:
-        OptionError: it cannot be read, is no mapping, or names an option that does not exist.
-    """
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise OptionError(f"--config {path}: it cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        place = getattr(error, "problem_mark", None)
-        where = f", line {place.line + 1}" if place else ""
-        raise OptionError(f"--config {path}{where}: it is not YAML.") from error
-    if not isinstance(values, dict):
-        raise OptionError(f"--config {path}: expected options and their values, such as `lr: 1e-6`.")
-    named = {str(name).replace("-", "_"): value for name, value in values.items()}
-    _check_names(named, known, f"--config {path}")
-    return named
-
-
-def _check_names(named: Iterable[str], known: Iterable[str], where: str) -> None:
+def _check_name(name: str, entry: Entry, known: Iterable[str]) -> None:
     known = sorted(known)
-    for name in named:
-        if name not in known:
-            close = get_close_matches(name, known, n=1)
-            hint = f" (did you mean {close[0]}?)" if close else f"; options: {', '.join(known)}"
-            raise OptionError(f"{where}: there is no option {name!r}{hint}.")
+    if name not in known:
+        close = nearest(name, known)
+        hint = f" (did you mean {close.replace('_', '-')}?)" if close else f"; options: {', '.join(known)}"
+        raise OptionError(f"{entry.place}: there is no option {name!r}{hint}.")
+
+
+def _place(error: OptionError, entries: Mapping[str, Entry], values: Mapping[str, Any]) -> str | None:
+    """Where the option that an error is about stands, if in a file."""
+    about = [error.option or ""]
+    if error.option == "loss" and values.get("loss", "dpo") in loss_names():  # one of its parameters, then
+        about = ["loss_args", "beta", "loss"]
+    return next((entries[name].place for name in about if name in entries), None)
+
+
+_KINDS = {f.name: str(f.type) for kind in (TokenSettings, DataSettings, TrainSettings) for f in fields(kind)}
+_KINDS |= {"model": "str", "loss": "str", "beta": "float | None", "calibrated": "bool"}
+_OF_SEVERAL = frozenset({"loss_args", "watch", "guard", "filter", "columns"})
+
+
+def _typed(name: str, value: Any) -> Any:
+    """A value of a file, as what the option is: a number, a truth value or text."""
+    if name in _OF_SEVERAL:
+        return value
+    kind = _KINDS[name]
+    if value is None and kind.endswith("| None"):
+        return None
+    kind = kind.removesuffix(" | None")
+    expected = {"float": "a number", "int": "a whole number", "bool": "true or false"}.get(kind, "text")
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if kind == "float" and number:
+        return float(value)
+    if kind == "int" and number and (isinstance(value, int) or value.is_integer()):  # 1e3 is a whole number too
+        return int(value)
+    if isinstance(value, bool if kind == "bool" else str) and kind not in ("float", "int"):
+        return value
+    hint = "; put it in quotes" if expected == "text" and isinstance(value, int | float) else ""
+    raise OptionError(f"{_option(name)} {_shown(value)}: expected {expected}{hint}.")
 
 
 def _loss_args(given: Any) -> Mapping[str, object]:
     """From ``["alpha=0.2"]`` of the command line, or a mapping or text of a recipe."""
     if isinstance(given, Mapping):
-        return given
-    return LossSettings.parse_args([given] if isinstance(given, str) else given or [])
+        return {name.replace("-", "_"): value for name, value in given.items()}
+    return LossSettings.parse_args(_texts("loss_args", given))
 
 
-def _texts(given: Any) -> tuple[str, ...]:
-    return (given,) if isinstance(given, str) else tuple(map(str, given or ()))
+def _columns(given: Any) -> Mapping[str, str] | None:
+    """From ``"prompt=…,chosen=…"``, or a mapping of a recipe."""
+    if given is None or isinstance(given, str):
+        return parse_columns(given) if given else None
+    if not isinstance(given, Mapping) or not all(isinstance(column, str) for column in given.values()):
+        raise OptionError(f"--columns {_shown(given)}: expected names of columns, such as {{prompt: question, …}}.")
+    return given
+
+
+def _texts(name: str, given: Any) -> tuple[str, ...]:
+    """One text or a list of texts."""
+    listed = [given] if isinstance(given, str) else given or []
+    for text in listed if isinstance(listed, list | tuple) else [listed]:
+        if not isinstance(text, str):
+            raise OptionError(f"{_option(name)} {_shown(text)}: expected text, or a list of texts.")
+    return tuple(listed)
 
 
 def _groups(given: Any) -> dict[str, tuple[str, ...]]:
     """``["refusal=No,Sorry"]`` of the command line, or a mapping of lists of a recipe, as word groups."""
     if isinstance(given, Mapping):
-        return {str(name): tuple(map(str, words)) for name, words in given.items()}
+        return {
+            name: _words(words) if isinstance(words, str) else tuple(words) if isinstance(words, list) else (words,)
+            for name, words in given.items()
+        }
     found: dict[str, tuple[str, ...]] = {}
-    for text in given or []:
-        name, equals, words = (piece.strip() for piece in str(text).partition("="))
-        listed = tuple(word.strip() for word in words.split(",") if word.strip())
-        if not (name and equals and listed):
+    for text in _texts("watch", given):
+        name, equals, words = (piece.strip() for piece in text.partition("="))
+        if not (name and equals and _words(words)):
             raise OptionError(f"--watch {text}: expected NAME=WORD,WORD,…, for example yes=Yes,Sure.")
-        found[name] = listed
+        if name in found:
+            raise OptionError(f"--watch {text}: the group {name} is given twice.")
+        found[name] = _words(words)
     return found
 
 
-def _number(name: str, value: Any) -> Any:
-    """YAML reads ``1e-6`` as text: the fields that are numbers are read again."""
-    kind = {f.name: str(f.type) for f in fields(TrainSettings)}.get(name)
-    if kind in ("float", "int") and isinstance(value, str):
-        try:
-            return float(value) if kind == "float" else int(value)
-        except ValueError:
-            raise OptionError(f"{_option(name)} {value}: expected a number.") from None
-    return value
+def _words(text: str) -> tuple[str, ...]:
+    """``"No, Sorry"`` as words."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _check_words(name: str, words: object) -> None:
+    """Refuse a group that is no list of words, such as the number 1 or the truth value true among them."""
+    listed = words if isinstance(words, tuple | list) else [words] if words else []
+    for word in listed:
+        if not isinstance(word, str) or not word.strip() or isinstance(words, str):
+            kind = {bool: " is a truth value", int: " is a number", float: " is a number"}.get(type(word), "")
+            raise OptionError(
+                f"--watch {name}: {_shown(word)}{kind}; expected a list of words, in quotes where they are not plain "
+                'text: ["Yes", "1"].'
+            )
+    if not listed:
+        raise OptionError(f"--watch {name}: the group has no words.")
+
+
+def _installed(package: str) -> bool:
+    """Whether a package can be imported. A folder of that name where we stand, as wandb leaves one, is none."""
+    found = importlib.util.find_spec(package)
+    return found is not None and found.origin is not None
+
+
+def _shown(value: object) -> str:
+    """A value as it stands in a file."""
+    return (
+        {True: "true", False: "false"}[value] if isinstance(value, bool) else "null" if value is None else repr(value)
+    )
 
 
 def _option(name: str) -> str:

@@ -2,63 +2,94 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
+from undertow.errors import InputError, OptionError
+from undertow.files import without_nonfinite, write_json
+from undertow.runs.folder import REPORT
+from undertow.runs.names import SUMMARIES, SWEEP
+from undertow.runs.targets import Target
+from undertow.training.settings import TrainSettings
 
-from undertow.errors import OptionError
-from undertow.files import write_json
+SUMMARY, _ARMS = SUMMARIES[SWEEP], "arms"
+COLUMNS = ("displaced", "chosen_change", "rejected_change", "margin_change", "reward_accuracy", "largest_decrease")
 
-SUMMARY = "sweep.json"
-COLUMNS = ("displaced", "chosen_change", "rejected_change", "margin_change", "accuracy", "largest_decrease")
-
-Arm = Mapping[str, Any]
-Train = Callable[[Arm, Path], dict[str, Any]]
-
-
-def read_arms(path: str | Path) -> dict[str, Arm]:
-    """A YAML file of arms: names, and the options in which each differs from the command line.
-
-    Raises:
-        OptionError: it cannot be read, or is not of that form.
-    """
-    try:
-        arms = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise OptionError(f"--sweep {path}: it cannot be read as YAML ({str(error).splitlines()[0]}).") from error
-    form = "expected arms by name, each with its options, such as `dpo: {loss: dpo}` and `sft: {loss: rpo}`"
-    if not isinstance(arms, dict) or not arms:
-        raise OptionError(f"--sweep {path}: {form}.")
-    for name, options in arms.items():
-        if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+", name) or not isinstance(options, dict | None):
-            raise OptionError(f"--sweep {path}: the arm {name!r} is not of the form; {form}.")
-    return {name: {str(k).replace("-", "_"): v for k, v in (options or {}).items()} for name, options in arms.items()}
+Plan = tuple[str, TrainSettings]
+"""What an arm trains: its model's name, and its settings."""
+Train = Callable[[str, TrainSettings, Path], dict[str, Any]]
 
 
-def sweep(arms: Mapping[str, Arm], out: Path, train: Train) -> dict[str, Any]:
+def sweep_targets(out: Path) -> list[Target]:
+    """What a sweep writes: unlike a run it has no folder for itself, so that its file of arms may stand in it."""
+    files = [Target("--out", out / name) for name in (SUMMARY, REPORT)]
+    return [Target("--out", out, "folder"), Target("--out", out / _ARMS, "run"), *files]
+
+
+def sweep(data: str | Path, arms: Mapping[str, Plan], out: Path, train: Train) -> dict[str, Any]:
     """Train every arm into a folder of its own, and compare them; an arm that is finished is only read.
 
     Args:
-        arms: options by name.
+        data: what all arms train on.
+        arms: what each arm trains, by its name. All are checked before the first one trains.
         out: the folder of the sweep; the arms stand in ``out/arms``.
         train: trains one arm into a folder, and returns what its ``train.json`` holds.
+
+    Raises:
+        InputError: an arm cannot be trained; the message names it.
     """
-    rows = [_row(name, train(options, out / "arms" / name)) for name, options in arms.items()]
-    write_json(out / SUMMARY, {"arms": rows})
+    # Pages read the table of a sweep, and train nothing.
+    from undertow.training.run import check_training, is_main_process
+
+    if str(data) == "-" or Path(data).is_fifo():
+        raise OptionError("--sweep: every arm reads the data anew, and a pipe is read once; write it to a file first.")
+    folders = {name: out / _ARMS / name for name in arms}
+    for name, (model, settings) in arms.items():
+        with about_arm(name):
+            check_training(model, folders[name], settings)
+            settings.data.open(data)
+    rows = [_arm_of(name, train(*plan, folders[name])) for name, plan in arms.items()]
+    if is_main_process():
+        write_json(out / SUMMARY, without_nonfinite({"arms": rows}))
     return {"arms": rows}
 
 
-def _row(name: str, summary: Mapping[str, Any]) -> dict[str, Any]:
-    tracked = summary["tracked"]
-    gained: Sequence[str] = tracked.get("gaining_tokens", [])
+@contextlib.contextmanager
+def about_arm(name: str) -> Iterator[None]:
+    """Refusals inside say which arm they are about; ``""`` is a run that is no arm."""
+    try:
+        yield
+    except InputError as error:
+        if not name:
+            raise
+        raise OptionError(f"--sweep, the arm {name}: {error}") from error
+
+
+def _arm_of(name: str, summary: Mapping[str, Any]) -> dict[str, Any]:
+    loss, pairs = summary["arguments"]["loss"], summary["data"]["trained"]
+    return arm_row(name, loss=loss, steps=summary["steps"], pairs=pairs, tracked=summary["tracked"])
+
+
+def arm_row(
+    name: str, *, loss: str | None, steps: int, pairs: int | None, tracked: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A run as a row of the table that compares several.
+
+    Args:
+        name: the arm's.
+        loss: what was minimised.
+        steps: of the optimiser.
+        pairs: how many were trained on.
+        tracked: the last look at the probe set; empty where there was none.
+    """
+    gained = zip(tracked.get("gaining_tokens") or (), tracked.get("gaining") or (), strict=True)
     return {
         "arm": name,
-        "loss": summary["arguments"]["loss"],
-        "steps": summary["steps"],
-        "pairs": summary["data"]["trained"],
+        "loss": loss,
+        "steps": steps,
+        "pairs": pairs,
         **{column: tracked.get(column) for column in COLUMNS},
-        "gained": [text for text, gain in zip(gained, tracked.get("gaining", []), strict=True) if gain > 0],
+        "gained": [text for text, gain in gained if (gain or 0) > 0],
     }

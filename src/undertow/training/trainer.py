@@ -10,16 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import Trainer
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from undertow.data.tokens.encoder import TokenPair
 from undertow.errors import UndertowError
 from undertow.files import write_json
 from undertow.maths.losses import Logps, PairLoss
+from undertow.maths.precision import as_like, has_float64, in_float64
 from undertow.training.guards.callback import STATE, GuardCallback
 
 STAGING = ".checkpoint.tmp"
-_COMPLETE = "trainer_state.json"  # what transformers writes last
+_COMPLETE = TRAINER_STATE_NAME  # what transformers writes last
 
 
 class DivergedError(UndertowError):
@@ -59,6 +61,8 @@ class PairTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped her
             raise self._diverged(inputs["pairs"], f"There is no loss ({error})") from error
         if not torch.isfinite(loss):
             raise self._diverged(inputs["pairs"], f"The loss is {float(loss.detach())}")
+        if not has_float64(inputs["input_ids"].device):  # the trainer adds losses up on its own device
+            loss = loss.float().to(inputs["input_ids"].device)
         return (loss, {}) if return_outputs else loss
 
     def _diverged(self, pairs: Sequence[TokenPair], what: str) -> DivergedError:
@@ -98,8 +102,8 @@ class SupervisedTrainer(PairTrainer):
 
     def objective(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
         """``−a/n⁺``, in nats a token."""
-        a = _forward(model, inputs)["chosen"].double()
-        mean: Tensor = (-a / inputs["chosen_tokens"]).mean()
+        a = in_float64(_forward(model, inputs)["chosen"])
+        mean: Tensor = (-a / in_float64(inputs["chosen_tokens"])).mean()
         return mean
 
 
@@ -120,14 +124,13 @@ class PreferenceTrainer(PairTrainer):
     def objective(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
         """The mean loss of the pairs that guards have left in, with the terms that they have added."""
         found = _forward(model, inputs, grad_norms=self.loss.needs_grad_norms)
+        found = {name: in_float64(value) for name, value in found.items()}
         logps = Logps(
-            chosen=found.pop("chosen").double(),
-            rejected=found.pop("rejected").double(),
-            ref_chosen=inputs["ref_chosen"],
-            ref_rejected=inputs["ref_rejected"],
-            chosen_tokens=inputs["chosen_tokens"],
-            rejected_tokens=inputs["rejected_tokens"],
             **found,
+            ref_chosen=as_like(inputs["ref_chosen"], found["chosen"]),
+            ref_rejected=as_like(inputs["ref_rejected"], found["chosen"]),
+            chosen_tokens=in_float64(inputs["chosen_tokens"]),
+            rejected_tokens=in_float64(inputs["rejected_tokens"]),
         )
         self._note(logps)
         return self._mitigated(self.loss.at_step(self.state.global_step)(logps), logps, inputs["pairs"])
@@ -147,7 +150,7 @@ class PreferenceTrainer(PairTrainer):
             write_json(checkpoint / STATE, self.guard.state())
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the means since the last log: log-probability ratios, margin and accuracy, under their usual names."""
+        """Adds the means since the last log, under their usual names: log-ratios, margin and reward accuracy."""
         if "loss" in logs:
             logs |= {name: torch.stack(values).mean().item() for name, values in self._sums.items()}
             self._sums = {}
@@ -164,7 +167,7 @@ class PreferenceTrainer(PairTrainer):
                 ("rewards/chosen", beta * logps.chosen_logratio),
                 ("rewards/rejected", beta * logps.rejected_logratio),
                 ("rewards/margins", beta * logps.corrected_margin),
-                ("rewards/accuracies", (logps.corrected_margin > 0).double()),
+                ("rewards/accuracies", in_float64(logps.corrected_margin > 0)),
             ):
                 self._sums.setdefault(name, []).append(value.detach().mean())
 

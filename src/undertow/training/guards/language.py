@@ -1,10 +1,12 @@
 """Guards: what a run does by itself when a tracked value goes where it should not.
 
     displaced>0.5 for 2 -> stop
+    displaced>0.5 for 2 after 3 looks -> stop
     watch/refusal<-0.1 and margin_change>0 -> sft=0.05
 
-A guard is a condition (comparisons of tracked values, joined by ``and``), how many trackings in a row it has to hold
-(``for N``, 1 by default), and an action. Here is the language and the counting; acting is the trainer's.
+A guard is a condition (comparisons of tracked values, joined by ``and``), how many looks in a row it has to hold
+(``for N``, 1 by default), how many looks pass before it begins to count (``after M looks``, none by default), and an
+action. Here is the language and the counting; acting is the trainer's.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ Kind: TypeAlias = Literal["warn", "stop", "rollback", "sft", "drop"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 DEFAULT_DROP = 0.05
-EXAMPLE = "displaced>0.5 for 2 -> stop"
+EXAMPLE = "displaced>0.5 for 2 after 3 looks -> stop"
 
 _EXPECTED: Mapping[Kind, str] = {
     "sft": "a weight above 0, as in sft=0.1",
@@ -38,12 +40,13 @@ _OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     "<": operator.lt,
 }
-_NAME = re.compile(r"(?!(?:and|for)(?:\s|$))[\w./:=]+")
+_NAME = re.compile(r"(?!(?:and|for|after)(?:\s|$))[\w./:=]+")
 _OPERATOR = re.compile(r"[<>]=?")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?![\w.%])", re.ASCII)
 _PERCENT = re.compile(r"(\d+\.?\d*|\.\d+)\s*%", re.ASCII)
 _COUNT = re.compile(r"\d{1,9}(?![\w.%])", re.ASCII)
-_AND, _FOR, _ARROW, _EQUALS = (re.compile(word) for word in (r"and(?=\s|$)", r"for(?=\s|$)", "->", "="))
+_AND, _FOR, _AFTER = (re.compile(rf"{word}(?=\s|$)") for word in ("and", "for", "after"))
+_LOOKS, _ARROW, _EQUALS = (re.compile(word) for word in (r"looks?(?![\w.])", "->", "="))
 _ACTION = re.compile(rf"(?:{'|'.join(KINDS)})(?!\w)")
 
 
@@ -72,7 +75,7 @@ class Condition:
         return _OPERATORS[self.operator](value, self.threshold)
 
     def __str__(self) -> str:
-        return f"{self.name}{self.operator}{_shown(self.threshold)}"
+        return f"{self.name}{self.operator}{_digits(self.threshold)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,7 @@ class Action:
             return self.kind
         if self.kind == "drop":
             return f"drop={(Decimal(repr(float(self.value))) * 100).normalize():f}%"
-        return f"{self.kind}={_shown(self.value)}"
+        return f"{self.kind}={_digits(self.value)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,55 +117,60 @@ class Guard:
     Attributes:
         conditions: all of them have to hold.
         action: what is done then.
-        count: how many trackings in a row they have to hold, at least 1.
+        count: how many looks in a row they have to hold, at least 1.
+        after: how many of the run's first looks are not counted. The look before the first step is not one of them:
+            nothing has moved at it, and no guard counts it.
 
     Raises:
-        OptionError: on creation, without a condition or with a count below 1.
+        OptionError: on creation, without a condition, with a count below 1 or an ``after`` below 0.
     """
 
     conditions: tuple[Condition, ...]
     action: Action
     count: int = 1
+    after: int = 0
 
     def __post_init__(self) -> None:
         if not self.conditions:
             raise OptionError(f"--guard: no condition; expected at least one, as in '{EXAMPLE}'.")
         if self.count < 1:
-            raise OptionError(f"--guard: for {self.count}; expected a number of trackings, 1 or more.")
+            raise OptionError(f"--guard: for {self.count}; expected a number of looks, 1 or more.")
+        if self.after < 0:
+            raise OptionError(f"--guard: after {self.after} looks; expected a number of looks, 0 or more.")
 
     @classmethod
     def parse(cls, text: str) -> Guard:
-        """Read ``NAME OP NUMBER [and …] [for N] -> ACTION``.
+        """Read ``NAME OP NUMBER [and …] [for N] [after M looks] -> ACTION``.
 
-        Names are letters, digits and ``_ . / : =``; spaces are free except around ``and`` and ``for``.
+        Names are letters, digits and ``_ . / : =``; spaces are free except around ``and``, ``for`` and ``after``.
 
         Raises:
             OptionError: the text is something else; the message says where, and what was expected there.
 
-        >>> str(Guard.parse("displaced >= .5 for 1 -> drop"))
-        'displaced>=0.5 -> drop=5%'
+        >>> str(Guard.parse("displaced >= .5 for 1 after 3 looks -> drop"))
+        'displaced>=0.5 after 3 looks -> drop=5%'
         """
         reader = _Reader(text)
         conditions = [_condition(reader)]
         while reader.take(_AND):
             conditions.append(_condition(reader))
-        count = 1
+        count, after, expected = 1, 0, "'and', 'for', 'after' or -> and an action"
         if reader.take(_FOR):
-            at = reader.at
-            count = int(reader.need(_COUNT, expected := "a whole number of trackings, 1 or more")[0])
-            if count < 1:
-                raise reader.error(expected, at)
-            reader.need(_ARROW, "-> and an action")
-        else:
-            reader.need(_ARROW, "'and', 'for' or -> and an action")
+            count, expected = _looks(reader), "'after' or -> and an action"
+        if reader.take(_AFTER):
+            after = _looks(reader)
+            reader.need(_LOOKS, "the word looks, as in 'after 3 looks'")
+            expected = "-> and an action"
+        reader.need(_ARROW, expected)
         action = _action(reader)
         if not reader.ended():
             raise reader.error("nothing more")
-        return cls(tuple(conditions), action, count)
+        return cls(tuple(conditions), action, count, after)
 
     def __str__(self) -> str:
         lasting = f" for {self.count}" if self.count > 1 else ""
-        return f"{' and '.join(map(str, self.conditions))}{lasting} -> {self.action}"
+        later = f" after {self.after} look{'s' if self.after > 1 else ''}" if self.after else ""
+        return f"{' and '.join(map(str, self.conditions))}{lasting}{later} -> {self.action}"
 
     def holds(self, values: Mapping[str, float]) -> bool:
         """Whether all conditions hold now."""
@@ -208,18 +216,20 @@ class GuardState:
 
     Attributes:
         guard: the guard.
-        hits: how many trackings in a row it has held since it last fired.
-        step: the step it last looked at; a run that goes on from a checkpoint may track that step again.
+        hits: how many looks in a row it has held since it last fired.
+        step: the step of its last look; a run that goes on from a checkpoint may take that look again.
         stopped: it has stopped the run, which happens once.
+        looks: how many looks it has had, those before it began to count among them.
     """
 
     guard: Guard
     hits: int = 0
     step: int | None = None
     stopped: bool = False
+    looks: int = 0
 
     def observe(self, step: int, values: Mapping[str, float]) -> Firing | None:
-        """Take one tracking; what to do, when the guard has held long enough. It then starts counting anew.
+        """Take one look; what to do, when the guard has held long enough. It then starts counting anew.
 
         The same step twice in a row counts once.
 
@@ -230,7 +240,9 @@ class GuardState:
         if step == self.step:
             return None
         self.step = step
-        self.hits = self.hits + 1 if self.guard.holds(values) else 0
+        self.looks += 1
+        counts = self.looks > self.guard.after
+        self.hits = self.hits + 1 if counts and self.guard.holds(values) else 0
         if self.stopped or self.hits < self.guard.count:
             return None
         self.hits = 0
@@ -239,17 +251,23 @@ class GuardState:
         return Firing(step, str(self.guard), seen, self.guard.action)
 
     def rewind(self) -> None:
-        """The run has gone back to an earlier step: what was counted belongs to work that is undone."""
+        """The run has gone back to an earlier step: the hits that were counted belong to work that is undone."""
         self.hits, self.step = 0, None
 
     def to_json(self) -> dict[str, Any]:
         """A value for JSON, to go on from."""
-        return {"guard": str(self.guard), "hits": self.hits, "step": self.step, "stopped": self.stopped}
+        return {
+            "guard": str(self.guard),
+            "hits": self.hits,
+            "step": self.step,
+            "stopped": self.stopped,
+            "looks": self.looks,
+        }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> GuardState:
         """The state that :meth:`to_json` told; a ``KeyError`` where that is incomplete."""
-        return cls(Guard.parse(value["guard"]), value["hits"], value["step"], value["stopped"])
+        return cls(Guard.parse(value["guard"]), *(value[name] for name in ("hits", "step", "stopped", "looks")))
 
 
 @dataclass(slots=True)
@@ -269,7 +287,7 @@ class Guards:
             state.guard.check(tracked)
 
     def observe(self, step: int, values: Mapping[str, float]) -> list[Firing]:
-        """Take one tracking; the guards that fire, in their order. After an error no guard has counted it."""
+        """Take one look; the guards that fire, in their order. After an error no guard has counted it."""
         self.check(values)
         firings = [state.observe(step, values) for state in self.states]
         return [firing for firing in firings if firing is not None]
@@ -335,6 +353,14 @@ def _condition(reader: _Reader) -> Condition:
     return Condition(name, symbol, _number(reader, "a finite number"))
 
 
+def _looks(reader: _Reader) -> int:
+    at, expected = reader.at, "a whole number of looks, 1 or more"
+    count = int(reader.need(_COUNT, expected)[0])
+    if count < 1:
+        raise reader.error(expected, at)
+    return count
+
+
 def _action(reader: _Reader) -> Action:
     found = reader.need(_ACTION, "an action: warn, stop, rollback, sft=NUMBER, drop or drop=PERCENT")
     kind, at = cast(Kind, found[0]), reader.at
@@ -366,5 +392,5 @@ def _fits(kind: Kind, value: float | None) -> bool:
     return value is None
 
 
-def _shown(value: float) -> str:
+def _digits(value: float) -> str:
     return repr(float(value)).removesuffix(".0")

@@ -18,12 +18,10 @@ from torch import Tensor
 from undertow.maths.losses import PairLoss
 from undertow.models.families import Head
 from undertow.models.forward import PairStates
-from undertow.scoring.unembedding import Row, unembedding_row
+from undertow.scoring.columns import CASES, PRODUCT_PARTS, Row
+from undertow.scoring.unembedding import unembedding_row
 
 __all__ = ["GradientProbe", "gradient_summary"]
-
-CASES = range(5)
-PARTS = ("chosen", "cross", "rejected")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,7 +58,7 @@ def gradient_summary(rows: Sequence[Row]) -> dict[str, float]:
     """
     found: dict[str, float] = {}
     for prefix, kinds in (("", ("gg",)), ("free_", ("gg", "hh"))):
-        for part in PARTS:
+        for part in PRODUCT_PARTS:
             values = sum(_column(rows, f"{kind}_{part}") for kind in kinds)
             found[f"{prefix}gradient/{part}"] = float(np.mean(values))
         case = _column(rows, f"{prefix}case")

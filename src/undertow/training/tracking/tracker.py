@@ -1,13 +1,8 @@
-"""Where the probability goes during training: a fixed probe set, looked at every so many steps.
-
-A callback of transformers' Trainer. It works in Undertow's trainer and, by ``undertow.integrations.trl``, in TRL's.
-"""
+"""Where the probability goes during training: the history of a fixed probe set, look by look."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,80 +10,64 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from undertow.data.tokens.encoder import TokenPair
-from undertow.data.tokens.packing import pack
+from undertow.errors import OptionError
 from undertow.files import write_atomically
 from undertow.maths import displacement
-from undertow.models.forward import PairStates, pair_states
-from undertow.models.model import Model
-from undertow.scoring.unembedding import Row, response_logps
-from undertow.training.forward import with_whole_weights
-from undertow.training.tracking.gradients import GradientProbe, gradient_summary
+from undertow.runs.names import TRACKING
+from undertow.training.tracking.look import Look
+
+__all__ = ["PROBE", "RECORD", "START", "Tracker", "tracked_values", "words_to_ids"]
 
 TOP = 3
-TRACKING, START = "tracking.parquet", "tracking-start.npz"
+START, PROBE = "tracking-start.npz", "probe.parquet"
+RECORD = "tracking.json"
+"""What was asked for, where another library's trainer is tracked; a run of ours has its ``train.json``."""
+_NOT_TRACKED = frozenset({"displaced_by"})
+"""Columns of numbers that say how something was counted; no guard and no logger gets them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What one look at the probe set found.
+def words_to_ids(
+    groups: Mapping[str, Sequence[str]], tokenizer: PreTrainedTokenizerBase, vocabulary: int
+) -> dict[str, list[int]]:
+    """The first tokens of a group's words, with and without a space before them.
 
-    ``logps``: ``[pairs, 2]``, float64, in nats. ``next_token``: ``[pairs, V]``, float32: the distribution at the first
-    position where the two responses differ. ``gradients``: tracked values of the pairs' gradients, where asked for.
+    Raises:
+        OptionError: one is a token that the tokenizer knows and the model, with rows for ``vocabulary`` ids, does not.
     """
-
-    logps: Tensor
-    next_token: Tensor
-    gradients: Mapping[str, float] = field(default_factory=dict)
-
-
-@torch.no_grad()
-def look(
-    model: Model, probe: Sequence[TokenPair], batch_tokens: int = 4096, *, gradients: GradientProbe | None = None
-) -> Look:
-    """Log-probabilities and next-token distributions of the probe pairs, by the model as it is now; their gradients
-    too, where it is said by which loss."""
-    logps: list[tuple[float, float]] = []
-    rows: list[Tensor] = []
-    products: list[Row] = []
-    for batch in pack(probe, batch_tokens):
-        for states in pair_states(model, batch):
-            if gradients is not None:
-                products.append(gradients.row(len(products), states, model.head))
-            logps.append(response_logps(states, model.head))
-            rows.append(_where_they_part(states, model))
-    found = gradient_summary(products) if gradients is not None else {}
-    return Look(torch.tensor(logps, dtype=torch.float64), torch.stack(rows).cpu(), found)
-
-
-def _where_they_part(states: PairStates, model: Model) -> Tensor:
-    # The state after the shared tokens predicts the first token that differs. A response that is the beginning of the
-    # other ends there: what comes next is looked at all the same.
-    state = states.chosen[states.pair.shared_prefix_tokens]
-    return model.head.logits(state).float().softmax(-1)
-
-
-def words_to_ids(groups: Mapping[str, Sequence[str]], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
-    """The first tokens of a group's words, with and without a space before them."""
     found: dict[str, list[int]] = {}
     for name, words in groups.items():
         texts = [text for word in words for text in (word, f" {word}")]
         ids = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts)
         found[name] = sorted({tokens[0] for tokens in ids if tokens})
+        unknown = [index for index in found[name] if index >= vocabulary]
+        if unknown:
+            raise OptionError(
+                f"--watch {name}: the model has no row for the token {tokenizer.decode(unknown[:1])!r}, so it never "
+                "gains probability; leave that word out."
+            )
     return found
+
+
+def tracked_values(row: Mapping[str, Any]) -> dict[str, float]:
+    """Of a row of the history the values that are tracked: what guards watch and loggers get."""
+    return {name: value for name, value in row.items() if isinstance(value, float) and name not in _NOT_TRACKED}
 
 
 class Tracker:
     """The history of a probe set: each look against the first, kept in memory and as ``tracking.parquet``.
+
+    ``probe.parquet`` tells of each pair what the last look found.
 
     Args:
         probe: the pairs looked at.
         tokenizer: for the text of the tokens that gain.
         folder: where the history stands, so that a run that goes on has no gaps; None keeps it in memory only.
         groups: token ids of watched groups of words.
+        displaced_by: a chosen response counts as displaced when it fell by more than so many nats.
         writes: whether this process writes it; of several that train together, one does.
     """
 
@@ -99,10 +78,11 @@ class Tracker:
         folder: Path | None = None,
         groups: Mapping[str, Sequence[int]] | None = None,
         *,
+        displaced_by: float = 0.0,
         writes: bool = True,
     ) -> None:
         self.probe, self._tokenizer, self.folder = probe, tokenizer, folder
-        self._writes = writes
+        self.displaced_by, self._writes = displaced_by, writes
         self.groups = dict(groups or {})
         self.rows: list[dict[str, Any]] = []
         self.first: Look | None = None
@@ -122,32 +102,52 @@ class Tracker:
             self.first = now
             self._write_start(now)
         if self.rows and self.rows[-1]["step"] >= step:
-            return {name: value for name, value in self.rows[-1].items() if isinstance(value, float)}
-        values = self._values(now)
-        texts, gains = self._tokens(now)
-        self.rows.append({"step": step, **values, "gaining_tokens": texts, "gaining": gains})
+            return tracked_values(self.rows[-1])
+        self._append(step, now)
+        self._write_pairs(step, now)
         self._write()
-        return values
+        return tracked_values(self.rows[-1])
+
+    def go_back(self, step: int, now: Look) -> None:
+        """The weights of an earlier step were put back: what is known of the pairs is now ``now``, a look at these.
+
+        The table on disk keeps the looks that were undone, since they did happen.
+        """
+        self.rows = [row for row in self.rows if row["step"] < step]
+        self._append(step, now)
+        self._write_pairs(step, now)
+
+    def _append(self, step: int, now: Look) -> None:
+        texts, gains = self._tokens(now)
+        how = {"step": step, "displaced_by": self.displaced_by}
+        self.rows.append({**how, **self._values(now), "gaining_tokens": texts, "gaining": gains})
 
     def _values(self, now: Look) -> dict[str, float]:
         assert self.first is not None
-        change = now.logps - self.first.logps
-        chosen_history = [row["chosen_logp"] for row in self.rows] + [now.logps[:, 0].mean().item()]
+        before, after = self.first.logps, now.logps
+        change = after - before
+        chosen_history = [row["chosen_logp"] for row in self.rows] + [after[:, 0].mean().item()]
         values = {
-            "chosen_logp": now.logps[:, 0].mean().item(),
-            "rejected_logp": now.logps[:, 1].mean().item(),
+            "chosen_logp": after[:, 0].mean().item(),
+            "rejected_logp": after[:, 1].mean().item(),
             "chosen_change": change[:, 0].mean().item(),
             "rejected_change": change[:, 1].mean().item(),
-            "margin": (now.logps[:, 0] - now.logps[:, 1]).mean().item(),
+            "margin": (after[:, 0] - after[:, 1]).mean().item(),
             "margin_change": (change[:, 0] - change[:, 1]).mean().item(),
-            "accuracy": (change[:, 0] > change[:, 1]).double().mean().item(),
-            "displaced": displacement.displaced(self.first.logps[:, 0], now.logps[:, 0]).double().mean().item(),
+            "reward_accuracy": (change[:, 0] > change[:, 1]).double().mean().item(),
+            "likelihood_accuracy": (after[:, 0] > after[:, 1]).double().mean().item(),
+            "displaced": self._displaced(now).double().mean().item(),
             "largest_decrease": displacement.largest_decrease(torch.tensor(chosen_history, dtype=torch.float64))[0],
         }
         for name, ids in self.groups.items():
             gained = displacement.group_gains(self.first.next_token, now.next_token, ids)
             values[f"watch/{name}"] = gained.mean().item()
         return {name: float(value) for name, value in {**values, **now.gradients}.items()}
+
+    def _displaced(self, now: Look) -> Tensor:
+        """Which pairs' chosen responses fell by more than ``displaced_by`` since the first look."""
+        assert self.first is not None
+        return displacement.displaced(self.first.logps[:, 0], now.logps[:, 0], by=self.displaced_by)
 
     def _tokens(self, now: Look) -> tuple[list[str], list[float]]:
         """The tokens that gained most probability where the responses part, on average over the pairs."""
@@ -161,69 +161,39 @@ class Tracker:
             with write_atomically(self.folder / START) as file:
                 np.savez(file, logps=start.logps.numpy(), next_token=start.next_token.numpy())
 
+    def _write_pairs(self, step: int, now: Look) -> None:
+        """What the look found of each pair, with its texts as the model reads them: cut where the tokens were."""
+        if self.folder is None or not self._writes:
+            return
+        assert self.first is not None
+        change = (now.logps - self.first.logps).tolist()
+        each = zip(self.probe, now.logps.tolist(), change, self._displaced(now).tolist(), strict=True)
+        rows = [
+            {
+                "row": pair.row,
+                "pair_id": pair.pair_id,
+                "step": step,
+                "chosen_logp": logps[0],
+                "rejected_logp": logps[1],
+                "chosen_change": changes[0],
+                "rejected_change": changes[1],
+                "displaced": displaced,
+                "chosen_tokens": pair.chosen_tokens,
+                "rejected_tokens": pair.rejected_tokens,
+                **{name: self._text(getattr(pair, name)) for name in ("prompt", "chosen", "rejected")},
+            }
+            for pair, logps, changes, displaced in each
+        ]
+        with write_atomically(self.folder / PROBE) as file:
+            pq.write_table(pa.Table.from_pylist(rows), file)
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
+        return text
+
     def _write(self) -> None:
         if self.folder is not None and self._writes:
             with write_atomically(self.folder / TRACKING) as file:
                 # A run that goes on may track more than the run before it did: the table has the columns of all.
                 names = dict.fromkeys(name for row in self.rows for name in row)
                 pq.write_table(pa.table({name: [row.get(name) for row in self.rows] for name in names}), file)
-
-
-class DisplacementCallback(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
-    """Looks at the probe set before the first step, every ``every`` steps, and at the end; logs ``displacement/…``.
-
-    With ``gradients``, every look has the inner products of the probe pairs' gradients too.
-    """
-
-    def __init__(
-        self, model: Model, tracker: Tracker, *, every: int = 25, gradients: GradientProbe | None = None
-    ) -> None:
-        self.model, self.tracker, self.every, self.gradients = model, tracker, every, gradients
-        self.latest: dict[str, float] = {}
-        self.trainer: Any = None
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Before the first step, or where a run goes on."""
-        self.tracker.resume(state.global_step)
-        if not self.tracker.rows:
-            self._look(state, control)
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """After a step of the optimiser."""
-        if state.global_step % self.every == 0:
-            self._look(state, control)
-
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """After the last step."""
-        if not self.tracker.rows or self.tracker.rows[-1]["step"] != state.global_step:
-            self._look(state, control)
-
-    def _look(self, state: TrainerState, control: TrainerControl) -> None:
-        with evaluating(self.model.hf):
-            gradients, probe = self._gradients(state.global_step), self.tracker.probe
-            found = with_whole_weights(self.model, lambda model: look(model, probe, gradients=gradients))
-            self.latest = self.tracker.add(state.global_step, found)
-        if state.is_world_process_zero:
-            due = control.should_log
-            self._tell(state, {f"displacement/{name}": value for name, value in self.latest.items()})
-            control.should_log = due  # an entry of the log counts as the step's own, which would then be left out
-
-    def _gradients(self, step: int) -> GradientProbe | None:
-        return self.gradients.at_step(step) if self.gradients else None
-
-    def _tell(self, state: TrainerState, values: dict[str, float]) -> None:
-        """Pass the values on to the trainer's loggers."""
-        if self.trainer is not None:
-            self.trainer.log(values)
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards each part is in its own mode again, since some may be frozen in evaluation."""
-    before = {part: part.training for part in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for part, training in before.items():
-            part.training = training

@@ -1,0 +1,71 @@
+"""One look at the probe set: what a model, as it is now, says of its pairs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from undertow.data.tokens.encoder import TokenPair
+from undertow.data.tokens.packing import pack
+from undertow.models.forward import PairStates, pair_states
+from undertow.models.model import Model
+from undertow.scoring.columns import Row
+from undertow.scoring.unembedding import response_logps
+from undertow.training.tracking.gradients import GradientProbe, gradient_summary
+
+__all__ = ["Look", "evaluating", "look"]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one look at the probe set found.
+
+    ``logps``: ``[pairs, 2]``, float64, in nats. ``next_token``: ``[pairs, V]``, float32: the distribution at the first
+    position where the two responses differ. ``gradients``: tracked values of the pairs' gradients, where asked for.
+    """
+
+    logps: Tensor
+    next_token: Tensor
+    gradients: Mapping[str, float] = field(default_factory=dict)
+
+
+@torch.no_grad()
+def look(
+    model: Model, probe: Sequence[TokenPair], batch_tokens: int = 4096, *, gradients: GradientProbe | None = None
+) -> Look:
+    """Log-probabilities and next-token distributions of the probe pairs, by the model as it is now; their gradients
+    too, where it is said by which loss."""
+    logps: list[tuple[float, float]] = []
+    rows: list[Tensor] = []
+    products: list[Row] = []
+    for batch in pack(probe, batch_tokens):
+        for states in pair_states(model, batch):
+            if gradients is not None:
+                products.append(gradients.row(len(products), states, model.head))
+            logps.append(response_logps(states, model.head))
+            rows.append(_where_they_part(states, model))
+    found = gradient_summary(products) if gradients is not None else {}
+    return Look(torch.tensor(logps, dtype=torch.float64), torch.stack(rows).cpu(), found)
+
+
+def _where_they_part(states: PairStates, model: Model) -> Tensor:
+    # The state after the shared tokens predicts the first token that differs. A response that is the beginning of the
+    # other ends there: what comes next is looked at all the same.
+    state = states.chosen[states.pair.shared_prefix_tokens]
+    return model.head.logits(state).float().softmax(-1)
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards each part is in its own mode again, since some may be frozen in evaluation."""
+    before = {part: part.training for part in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for part, training in before.items():
+            part.training = training
