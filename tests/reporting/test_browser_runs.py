@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,9 +11,11 @@ import pytest
 
 from browser import PHONE, Watch, opened, serving
 from command import some_rows
-from run_folders import compared, made, trained
+from run_folders import compared, made, train_settings
 from undertow.reporting.kinds import report_html
 from undertow.runs.settings import LossSettings
+from undertow.training.run import train_to_folder
+from undertow.training.settings import TrainSettings
 from undertow.training.sweep import sweep
 
 if TYPE_CHECKING:
@@ -30,14 +31,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A sweep of two arms, and a comparison with what the first arm made."""
     folder = tmp_path_factory.mktemp("runs")
     data, model = made(folder)
-    arms = {"dpo": {"loss": LossSettings("dpo")}, "simpo": {"loss": LossSettings("simpo", 2.0, {"gamma": 1.0})}}
+    losses = {"dpo": LossSettings("dpo"), "simpo": LossSettings("simpo", 2.0, {"gamma": 1.0})}
+    plans = {name: (str(model), train_settings(loss=loss)) for name, loss in losses.items()}
 
-    def train(options: dict, out: Path) -> dict:
-        trained(data, model, out, **options)
-        return json.loads((out / "train.json").read_text())
+    def train(model_name: str, settings: TrainSettings, out: Path) -> dict:
+        return train_to_folder(data, model_name, out, settings)
 
-    sweep(arms, folder / "sweep", train)  # type: ignore[arg-type]
-    first, second = (folder / "sweep" / "arms" / name for name in arms)
+    sweep(data, plans, folder / "sweep", train)
+    first, second = (folder / "sweep" / "arms" / name for name in plans)
     return {
         "sweep": folder / "sweep",
         "train": first,

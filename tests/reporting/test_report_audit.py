@@ -19,20 +19,22 @@ from undertow.auditing.audit import audit_to_folder
 from undertow.auditing.settings import AuditSettings
 from undertow.errors import DataError
 from undertow.filtering.by_loss import under_losses
-from undertow.filtering.dropping import PERCENTS, dropping, falls
-from undertow.filtering.filter import LENGTHS
 from undertow.filtering.selection import Selector
-from undertow.filtering.what_if import PREDICTORS, what_if
+from undertow.filtering.what_if import PERCENTS, dropping, falls, what_if
 from undertow.reporting import write_report
 from undertow.reporting.audit import charts
 from undertow.reporting.audit import listing as listing_module
 from undertow.reporting.audit.figures import figures_of, measure_of
-from undertow.reporting.audit.listing import listed, listing
-from undertow.reporting.audit.page import figures, report
-from undertow.reporting.audit.reading import Audited, read_audited
-from undertow.reporting.audit.verdict import of_pairs, verdict
+from undertow.reporting.audit.listing import listing, rows_shown
+from undertow.reporting.audit.page import figures, report, verdict_of
+from undertow.reporting.audit.reading import AuditRun, read_audit_run
+from undertow.reporting.page.shell import Figure
+from undertow.reporting.viewing.export import image
 from undertow.runs.settings import DataSettings, LossSettings, Shard
+from undertow.scoring.columns import PREDICTORS, TOKEN_COUNTS
 from undertow.wording.commands import filter_command
+from undertow.wording.names import CASE_LABELS
+from undertow.wording.numbers import of_all
 
 ROWS = 40
 
@@ -54,8 +56,8 @@ def folder(inputs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="module")
-def audited(folder: Path) -> Audited:
-    return read_audited(folder)
+def audited(folder: Path) -> AuditRun:
+    return read_audit_run(folder)
 
 
 def data_of(html: str) -> dict[str, Any]:
@@ -66,10 +68,10 @@ def data_of(html: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("by", PREDICTORS)
-def test_the_slider_counts_what_the_filter_counts(audited: Audited, by: str) -> None:
+def test_the_slider_counts_what_the_filter_counts(audited: AuditRun, by: str) -> None:
     found = dropping(audited.table, by, audited.groups)
     scores, fall = audited.column(by), falls(audited.table)
-    tokens = sum(audited.column(name) for name in LENGTHS)
+    tokens = sum(audited.column(name) for name in TOKEN_COUNTS)
     for n, text in enumerate(PERCENTS):
         gone = Selector.parse(found.kind, f"{text}%").drops(scores)
         assert found.dropped[n] == gone.sum()
@@ -87,7 +89,7 @@ def test_the_slider_counts_what_the_filter_counts(audited: Audited, by: str) -> 
     assert np.isnan(found.thresholds[0])
 
 
-def test_the_curves_are_those_of_what_if(audited: Audited) -> None:
+def test_the_curves_are_those_of_what_if(audited: AuditRun) -> None:
     found = dropping(audited.table, "ln_ches")
     kept = audited.pairs - found.dropped
     shares = [float(text) / 100 for text in PERCENTS]
@@ -97,7 +99,7 @@ def test_the_curves_are_those_of_what_if(audited: Audited) -> None:
         )
 
 
-def test_scores_that_are_missing_are_in_no_share(audited: Audited) -> None:
+def test_scores_that_are_missing_are_in_no_share(audited: AuditRun) -> None:
     scores = audited.column("ln_ches").copy()
     scores[:3] = np.nan
     at = audited.table.column_names.index("ln_ches")
@@ -134,10 +136,10 @@ def test_the_command_reads_the_data_as_the_audit_did() -> None:
 
 @pytest.mark.parametrize("name", ["cpo", "simpo", "dpo-shift", "orpo", "slic-hf", "ipo"])
 def test_every_loss_has_the_cases_that_an_audit_with_it_has(
-    inputs: tuple[Path, Path], audited: Audited, tmp_path: Path, name: str
+    inputs: tuple[Path, Path], audited: AuditRun, tmp_path: Path, name: str
 ) -> None:
     under = {effect.name: effect for effect in audited.losses[0]}
-    with_it = read_audited(audit(inputs, tmp_path / name, loss=LossSettings(name)))
+    with_it = read_audit_run(audit(inputs, tmp_path / name, loss=LossSettings(name)))
     assert under[name].cases.tolist() == with_it.table["case"].to_pylist()
     assert under[name].falls.tolist() == with_it.falls["own"].tolist()
     assert under[name].free_falls.tolist() == with_it.falls["free"].tolist()
@@ -145,7 +147,7 @@ def test_every_loss_has_the_cases_that_an_audit_with_it_has(
     assert name not in [effect.name for effect in with_it.losses[0]]
 
 
-def test_a_response_falls_where_the_other_one_pulls_harder(audited: Audited) -> None:
+def test_a_response_falls_where_the_other_one_pulls_harder(audited: AuditRun) -> None:
     """By hand: Δa = d_w‖g_w‖² − d_l⟨g_w, g_l⟩, with d_w = d_l > 0 under IPO at its reference."""
     table = audited.table.slice(0, 3)
     given = {
@@ -166,7 +168,7 @@ def test_a_response_falls_where_the_other_one_pulls_harder(audited: Audited) -> 
     assert ipo.share == 2 / 3
 
 
-def test_losses_differ_and_those_that_cannot_be_evaluated_are_named(audited: Audited) -> None:
+def test_losses_differ_and_those_that_cannot_be_evaluated_are_named(audited: AuditRun) -> None:
     effects, left_out = under_losses(audited.table, "DPO(beta=0.1)", other_reference=False)
     assert len({tuple(effect.cases) for effect in effects}) > 2
     assert "eta" in left_out["rebel"]
@@ -178,26 +180,26 @@ def test_losses_differ_and_those_that_cannot_be_evaluated_are_named(audited: Aud
     assert effects[0].cases.tolist() == audited.table["case"].to_pylist()
 
 
-def test_the_headline_counts_pairs(audited: Audited) -> None:
+def test_the_headline_counts_pairs(audited: AuditRun) -> None:
     own, pull = int(audited.falls["own"].sum()), int(audited.falls["pull"].sum())
-    found = verdict(audited)
+    found = verdict_of(audited)
     text = found.before + found.number + found.after
     assert text.startswith("Under DPO (β = 0.1), ")
     if own:
-        assert found.number == of_pairs(own, ROWS, "pair")
-        assert any(of_pairs(pull, ROWS, "chosen response") in one for one in found.sentences)
+        assert found.number == of_all(own, ROWS, "pair")
+        assert any(of_all(pull, ROWS, "chosen response") in one for one in found.sentences)
     else:
-        assert found.number == (of_pairs(pull, ROWS, "chosen response") if pull else f"none of {ROWS} pairs")
+        assert found.number == (of_all(pull, ROWS, "chosen response") if pull else f"none of {ROWS} pairs")
 
 
-def with_falling(audited: Audited, own: int, pull: int | None) -> Audited:
+def with_falling(audited: AuditRun, own: int, pull: int | None) -> AuditRun:
     """The same audit, had so many chosen responses fallen."""
     table = audited.table
     new = {"dlogp_chosen": np.where(np.arange(ROWS) < own, -1.0, 1.0)}
     if pull is None:
-        table = table.drop_columns(["pull_own", "pull_others"])
+        table = table.drop_columns(["pull", "pull_own", "pull_others"])
     else:
-        new |= {"pull_own": np.zeros(ROWS), "pull_others": np.where(np.arange(ROWS) < pull, -1.0, 1.0)}
+        new |= {"pull": np.where(np.arange(ROWS) < pull, -1.0, 1.0)}
     for name, values in new.items():
         table = table.set_column(table.column_names.index(name), name, [values])
     return replace(audited, table=table)
@@ -214,9 +216,9 @@ def with_falling(audited: Audited, own: int, pull: int | None) -> Audited:
         (0, None, "none of 40 pairs will pull its own chosen response down"),
     ],
 )
-def test_the_verdict_in_words(audited: Audited, own: int, pull: int | None, headline: str) -> None:
+def test_the_verdict_in_words(audited: AuditRun, own: int, pull: int | None, headline: str) -> None:
     changed = with_falling(audited, own, pull)
-    found = verdict(changed)
+    found = verdict_of(changed)
     assert found.before + found.number + found.after == f"Under DPO (β = 0.1), {headline}"
     said = " ".join(found.sentences)
     assert ("--pull" in said) == (pull is None)
@@ -225,7 +227,7 @@ def test_the_verdict_in_words(audited: Audited, own: int, pull: int | None, head
     )
 
 
-def test_charts_are_valid_and_show_all_pairs(audited: Audited) -> None:
+def test_charts_are_valid_and_show_all_pairs(audited: AuditRun) -> None:
     drawn = {
         figure.name: figure for figure in figures_of(audited, {by: dropping(audited.table, by) for by in PREDICTORS})
     }
@@ -240,7 +242,7 @@ def test_charts_are_valid_and_show_all_pairs(audited: Audited) -> None:
     cases = rows_drawn(drawn["losses"].chart)
     ours = {bar["case"]: bar["pairs"] for bar in cases if "audited" in bar["loss"]}
     assert ours == {
-        charts.CASE_NAMES[code]: count
+        CASE_LABELS[code]: count
         for code, count in zip(*np.unique(audited.table["case"].to_numpy(), return_counts=True), strict=True)
     }
     assert len([point for point in rows_drawn(drawn["length-ches"].chart) if "row" in point]) == ROWS
@@ -256,7 +258,7 @@ def test_no_bar_holds_both_signs() -> None:
 
 
 def test_many_pairs_are_drawn_as_a_sample_and_the_page_says_so(
-    audited: Audited, monkeypatch: pytest.MonkeyPatch
+    audited: AuditRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(charts, "POINTS", 10)
     figure = next(one for one in figures_of(audited, {}) if one.name == "length-ches")
@@ -264,9 +266,9 @@ def test_many_pairs_are_drawn_as_a_sample_and_the_page_says_so(
     assert "10 of 40 pairs are drawn" in figure.says
 
 
-def test_few_pairs_are_all_listed_with_their_texts(audited: Audited, inputs: tuple[Path, Path]) -> None:
+def test_few_pairs_are_all_listed_with_their_texts(audited: AuditRun, inputs: tuple[Path, Path]) -> None:
     found = listing(audited)
-    scores = audited.column("dlogp_chosen")
+    scores = audited.column("pull")
     assert [row[0] for row in found["rows"]] == audited.table["row"].to_numpy()[np.argsort(scores)].tolist()
     rows = [json.loads(line) for line in inputs[0].read_text().splitlines()]
     for row in found["rows"]:
@@ -276,10 +278,10 @@ def test_few_pairs_are_all_listed_with_their_texts(audited: Audited, inputs: tup
 
 
 def test_of_many_pairs_the_worst_and_a_spread_of_the_rest_are_listed(
-    audited: Audited, monkeypatch: pytest.MonkeyPatch
+    audited: AuditRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listing_module, "MOST", 10)
-    order, found = audited.worst_first(), listed(audited)
+    order, found = audited.worst_first(), rows_shown(audited)
     assert found[:5].tolist() == order[:5].tolist()
     assert len(set(found.tolist())) == 10
     assert found[5] == order[5]
@@ -287,7 +289,7 @@ def test_of_many_pairs_the_worst_and_a_spread_of_the_rest_are_listed(
     assert "5 most displacing of 40 pairs and 5 spread" in report(audited.folder)
 
 
-def test_texts_are_cut_to_what_a_page_can_hold(audited: Audited, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_are_cut_to_what_a_page_can_hold(audited: AuditRun, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = listing(audited)
     assert whole["limit"] == 4_000
     monkeypatch.setattr(listing_module, "BUDGET", 100)
@@ -299,7 +301,7 @@ def test_texts_are_cut_to_what_a_page_can_hold(audited: Audited, monkeypatch: py
 def test_rare_values_of_a_column_are_put_together(tmp_path: Path, inputs: tuple[Path, Path]) -> None:
     rows = [row | {"id": f"value {n // 2 if n < 6 else n}"} for n, row in enumerate(some_rows(20))]
     data = write_jsonl(tmp_path / "d.jsonl", rows)
-    found = read_audited(audit((data, inputs[1]), tmp_path / "out", level="text", by=("id",))).groups["id"]
+    found = read_audit_run(audit((data, inputs[1]), tmp_path / "out", level="text", by=("id",))).groups["id"]
     assert found.labels[:3] == ["value 0", "value 1", "value 2"]
     assert found.labels[-1] == "9 other values"
     assert np.bincount(found.index).tolist() == [2, 2, 2, 1, 1, 1, 1, 1, 9]
@@ -315,7 +317,7 @@ def test_lower_levels_show_what_there_is_and_say_which_gives_more(
     assert 'id="losses"' not in html
     data = data_of(html)["dropping"]
     assert set(data["by"]) == (
-        {"edit_distance"} if level == "text" else {*PREDICTORS} - {"dlogp_chosen", "free_dlogp_chosen"}
+        {"edit_distance"} if level == "text" else {*PREDICTORS} - {"pull", "dlogp_chosen", "free_dlogp_chosen"}
     )
     assert all(not one["falling"] for one in data["by"].values())
 
@@ -361,7 +363,7 @@ def test_shards_have_a_page_each_and_one_together(inputs: tuple[Path, Path], tmp
     assert "shard 2/2" in one
     assert f"--scores {tmp_path} " in one
     assert data_of(one)["dropping"]["pairs"] == ROWS // 2
-    both = read_audited(tmp_path)
+    both = read_audit_run(tmp_path)
     assert both.pairs == ROWS
     labels = both.groups["source"]
     assert [labels.labels[n] for n in labels.index] == [row["source"] for row in some_rows(ROWS)]
@@ -386,3 +388,41 @@ def test_charts_for_files_are_those_of_the_page(folder: Path) -> None:
     names = [figure.name for figure in figures(folder)]
     assert len(names) == len(set(names))
     assert {"losses", "length-ches", "length-ln-ches", "score-ln-ches", "group-1"} <= set(names)
+
+
+AXIS_LABELS = re.compile(r'role-axis-label".*?</g>', re.DOTALL)
+LABEL_TEXT = re.compile(r"<text[^>]*>([^<]*)</text>")
+
+
+def axis_labels(chart: Any) -> list[list[str]]:
+    """The labels of each axis of a chart as they are drawn."""
+    svg = image(Figure("chart", "Chart", chart, ""), "svg").decode()
+    found = [LABEL_TEXT.findall(axis) for axis in AXIS_LABELS.findall(svg)]
+    assert found
+    return found
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(0, 1), (1000, 1000.002), (-2.00001, -2), (0, 3e-7), (45678, 45679), (-2e6, 3e6), (12345678, 12345679.5)],
+)
+def test_no_axis_repeats_a_label(low: float, high: float) -> None:
+    values = np.linspace(low, high, 60)
+    drawn = [charts.histogram(values, title="score"), charts.scatter(values, values, np.arange(60), titles=("x", "y"))]
+    for chart in drawn:
+        for labels in axis_labels(chart):
+            assert len(set(labels)) == len(labels) > 1, labels
+
+
+def test_what_a_chart_holds_has_no_more_digits_than_can_be_seen() -> None:
+    (bars,) = [rows_drawn(charts.histogram(np.array([0.123456789, 1.0]), title="score"))]
+    assert all(len(repr(bar["from"])) <= 7 for bar in bars)
+    curve = charts.lines([charts.Lines("ches", [(0.0, 1 / 3)])], titles=("left out", "displaced"), mark=0.1)
+    assert {} in rows_drawn(curve), "the rule that moves with the slider"
+
+
+@pytest.mark.parametrize("share", [1.0, 0.02, 0.0004])
+def test_no_axis_of_shares_repeats_a_label(share: float) -> None:
+    points = [(0.0, share), (0.3, share / 2), (0.6, 0.0)]
+    for labels in axis_labels(charts.lines([charts.Lines("ches", points)], titles=("left out", "displaced"), mark=0.1)):
+        assert len(set(labels)) == len(labels) > 1, labels

@@ -21,16 +21,9 @@ from run_folders import audited, compared, made, rows_drawn, trained
 from undertow.comparing.folder import read_comparison
 from undertow.errors import DataError
 from undertow.reporting.comparison.charts import POINTS, group_medians, heat, moves, predicted, ranks
-from undertow.reporting.comparison.page import (
-    cards,
-    detail,
-    figures,
-    headline,
-    masses_table,
-    report,
-    tokens_gained,
-)
-from undertow.reporting.comparison.reading import read_moved, worst_pairs
+from undertow.reporting.comparison.page import cards, figures, masses_table, report, tokens_gained
+from undertow.reporting.comparison.reading import read_comparison_run, worst_pairs
+from undertow.wording.comparison import VERDICTS, detail, headline, nothing_moved
 from undertow.wording.numbers import number, percent, signed
 
 HOSTILE = "</script><script>alert(1)</script> {{ 7 * 7 }} \x1b[31mred\u202e"
@@ -100,7 +93,7 @@ def test_the_predictions_drawn_have_the_correlation_told(folder: Path) -> None:
     _, summary = read_comparison(folder)
     rows = [row for row in rows_drawn(by_name(folder)["predicted"].chart) if "change" in row]
     told = {name: found["spearman"]["value"] for name, found in summary["prediction"]["predictors"].items()}
-    assert len(told) == 7
+    assert len(told) == 9
     for name, value in told.items():
         drawn = [(row["x"], row["change"]) for row in rows if row["score"] == name]
         assert len(drawn) == 24
@@ -133,13 +126,14 @@ def test_without_scores_there_is_nothing_of_predictions(made_here: dict[str, Pat
 
 def test_the_worst_pairs_stand_side_by_side(folder: Path) -> None:
     table, summary = read_comparison(folder)
-    moved = read_moved(folder)
-    found = worst_pairs(moved)
-    order = np.argsort(table["dlogp_chosen"].to_numpy(), kind="stable")
-    assert [pair["row"] for pair in found] == table["row"].to_numpy()[order][: len(found)].tolist()
+    found = worst_pairs(read_comparison_run(folder))
+    order = table["row"].to_numpy()[np.argsort(table["dlogp_chosen"].to_numpy(), kind="stable")].tolist()
+    assert sorted((pair["row"] for pair in found), key=order.index) == order[: len(found)]
     assert sum(pair["said"] is not None for pair in found) == len(summary["continuations"]) == 3
-    for pair, said in zip(found, summary["continuations"], strict=False):
-        assert pair["said"]["after"] == said["after"]
+    said = {one["row"]: one for one in summary["continuations"]}
+    for pair in found:
+        assert pair["changed"] == (pair["row"] in said and said[pair["row"]]["before"] != said[pair["row"]]["after"])
+        assert pair["said"] is None or pair["said"]["after"] == said[pair["row"]]["after"]
         assert pair["chosen"].startswith("It is ")
     page = report(folder)
     for pair in found:
@@ -177,18 +171,120 @@ def test_masses_are_those_of_the_summary(folder: Path) -> None:
     table = masses_table(summary)
     assert table is not None
     found = {row["name"]: row for row in table["rows"]}
-    good = summary["masses"]["good"]
-    assert found["on the good responses"]["before"] == number(good["before"]["value"])
-    assert found["on the good responses"]["change"] == signed(good["change"]["value"])
-    assert "on the good responses" in report(folder)
+    good, name = summary["masses"]["ln_good"], "ln of the mass on the good"
+    assert found[name]["before"] == number(good["before"]["value"])
+    assert found[name]["change"] == signed(good["change"]["value"])
+    assert name in report(folder)
     assert masses_table({name: value for name, value in summary.items() if name != "masses"}) is None
 
 
-def test_a_model_against_itself(made_here: dict[str, Path], tmp_path: Path) -> None:
+def answers(folder: Path, *changed: bool) -> list[int]:
+    """The worst pairs' answers, changed or not as given; their rows, the worst first."""
+    said = read_comparison(folder)[1]["continuations"]
+    words = ["Yes.", "No."]
+    change(
+        folder,
+        continuations=[one | {"before": words[0], "after": words[new]} for one, new in zip(said, changed, strict=True)],
+    )
+    return [one["row"] for one in said]
+
+
+def test_changed_answers_come_first(copied: Path) -> None:
+    """Of three worst pairs the last has another answer than before: it stands first, and before every average."""
+    rows = answers(copied, False, False, True)
+    found = worst_pairs(read_comparison_run(copied))
+    assert [pair["row"] for pair in found][:3] == [rows[2], rows[0], rows[1]]
+    assert [pair["changed"] for pair in found][:3] == [True, False, False]
+    page = report(copied)
+    assert "To 1 of the 3 worst prompts the model now answers something else than before" in page
+    assert page.index('<section id="worst"') < page.index("On average the chosen response")
+    assert page.index('<section id="worst"') < page.index("Reward accuracy")
+    assert page.count("another answer</span>") == 1
+
+
+def test_equal_answers_leave_the_averages_first(copied: Path) -> None:
+    answers(copied, False, False, False)
+    page = report(copied)
+    assert "the model now answers" not in page.partition("<section")[0]
+    assert "another answer</span>" not in page
+    assert page.index("On average the chosen response") < page.index('<section id="worst"')
+
+
+def test_masses_that_are_nothing_are_no_result(copied: Path) -> None:
+    """1e-20 of the probability is nothing that a user of the model meets: in logarithms only."""
+    masses = read_comparison(copied)[1]["masses"]
+    nothing = {
+        "before": {"value": 1e-20, "low": None, "high": None},
+        "after": {"value": 2e-20, "low": None, "high": None},
+    }
+    nothing["change"] = nothing["before"]
+    change(copied, masses=masses | {"good": nothing, "bad": nothing})
+    table = masses_table(read_comparison(copied)[1])
+    names = [row["name"] for row in table["rows"]]
+    assert names == ["ln of the mass on the good", "ln of the mass on the bad", "logit of the good share"]
+    page = report(copied)
+    assert "practically no probability" in page
+    assert "e−20" not in page
+    some = {when: {"value": 0.25, "low": 0.1, "high": 0.3} for when in ("before", "after", "change")}
+    change(copied, masses=masses | {"good": some, "bad": nothing})
+    rows = {row["name"]: row for row in masses_table(read_comparison(copied)[1])["rows"]}
+    assert rows["on the good responses"]["before"] == "0.250"
+    assert rows["on the bad responses"]["before"] == rows["on the bad responses"]["change"] == "below 1e-06"
+    assert "practically no probability" not in report(copied)
+
+
+def test_two_equal_models_are_called_so(made_here: dict[str, Path], tmp_path: Path) -> None:
+    data, before, _, scores = made_here.values()
+    out = compared(data, before, before, tmp_path / "moved", scores=(str(scores),))
+    page, (_, summary) = report(out), read_comparison(out)
+    assert headline(summary) == "The two models are the same: nothing moved."
+    assert "The two models are the same: nothing moved." in page
+    assert figures(out) == ()
+    assert "<figure" not in page
+    for section in ("moved", "prediction", "masses", "worst"):
+        assert f'<section id="{section}"' not in page
+    assert not any(said in page for said in VERDICTS.values())
+
+
+def test_models_that_differ_where_nobody_looks_are_told_apart(made_here: dict[str, Path], tmp_path: Path) -> None:
+    """Another embedding of a token that no pair has, in a model whose unembedding is its own."""
+    from safetensors.torch import load_file, save_file
+
     data, before, _, _ = made_here.values()
-    out = compared(data, before, before, tmp_path / "moved", generate=0)
-    assert "the chosen response did not move" in detail(read_comparison(out)[1])
-    assert "strict definition of displacement does not apply" in report(out)
+    other = shutil.copytree(before, tmp_path / "other")
+    weights = load_file(other / "model.safetensors")
+    weights["model.embed_tokens.weight"][0] += 1
+    save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+    out = compared(data, before, other, tmp_path / "moved", generate=0)
+    summary = read_comparison(out)[1]
+    assert nothing_moved(summary) == "The weights of the two models differ, but nothing moved on these pairs."
+    assert figures(out) == ()
+    _, after = made_here["before"], made_here["after"]
+    assert nothing_moved(read_comparison(compared(data, before, after, tmp_path / "third", generate=0))[1]) is None
+
+
+def test_a_folder_of_an_earlier_version_is_read(copied: Path) -> None:
+    """Its means had other names, and no reward accuracy; its predictors were not told from baselines."""
+    summary = json.loads((copied / "compare.json").read_text())
+    means = summary["means"]
+    likelihood = means["likelihood_accuracy_after"]["value"]
+    old = {"before": "before_correct", "after": "after_correct", "change": "correct_change"}
+    for name, former in old.items():
+        means[former] = means.pop(f"likelihood_accuracy_{name}")
+    del means["reward_accuracy"]
+    predictors = summary["prediction"]["predictors"]
+    for name in ("chosen_tokens", "-logp_chosen"):
+        del predictors[name]
+    for found in predictors.values():
+        del found["baseline"]
+    (copied / "compare.json").write_text(json.dumps(summary))
+    _, read = read_comparison(copied)
+    assert read["means"]["likelihood_accuracy_after"]["value"] == likelihood
+    assert read["means"]["reward_accuracy"]["value"] is None
+    page = report(copied)
+    assert f"more probable one in {percent(likelihood)} of the pairs" in page
+    assert "(reward accuracy)" not in page
+    assert "predicted" in by_name(copied)  # the scores are known again
 
 
 def test_an_unfinished_folder_is_refused(tmp_path: Path) -> None:

@@ -14,17 +14,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from command import run
-from run_folders import made, rows_drawn, trained
+from run_folders import made, rows_drawn, train_settings, trained
 from undertow.errors import DataError
 from undertow.maths.displacement import largest_decrease
 from undertow.reporting.sweep.page import arms_table, multi, names, read_arms, row_of
 from undertow.reporting.sweep.page import figures as sweep_figures
 from undertow.reporting.sweep.page import headline as sweep_headline
 from undertow.reporting.sweep.page import report as sweep_report
-from undertow.reporting.training.page import cards, drawn, gaining, headline, notes
+from undertow.reporting.training.page import cards, fallen, gaining, headline, notes, run_charts
 from undertow.reporting.training.page import report as training_report
 from undertow.reporting.training.reading import Run, read_run, spread
-from undertow.wording.numbers import MISSING, number, percent, signed
+from undertow.training.run import train_to_folder
+from undertow.training.settings import TrainSettings
+from undertow.training.sweep import sweep
+from undertow.wording.numbers import MISSING, number, percent, signed, times
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +52,14 @@ def copied(folder: Path, tmp_path: Path) -> Path:
 
 
 def by_name(run: Run) -> dict[str, Any]:
-    return {figure.name: figure for figure in drawn(run)}
+    return {figure.name: figure for figure in run_charts(run)}
 
 
 def a_run(**final: Any) -> Run:
     """A run of two looks, the second as given."""
     looks = [
         {"step": 0, "chosen_logp": -10.0, "rejected_logp": -9.0, "chosen_change": 0.0, "rejected_change": 0.0,
-         "margin": -1.0, "margin_change": 0.0, "accuracy": 0.0, "displaced": 0.0, "largest_decrease": 0.0},
+         "margin": -1.0, "margin_change": 0.0, "reward_accuracy": 0.0, "displaced": 0.0, "largest_decrease": 0.0},
     ]  # fmt: skip
     looks.append({**looks[0], "step": 300, **final})
     summary = {"steps": 300, "loss": 0.5, "tracked": looks[-1], "arguments": {"loss": "DPO(beta=0.1)"}}
@@ -89,7 +92,7 @@ def test_the_course_draws_every_look_and_marks_the_guards(folder: Path) -> None:
     assert len(fired) > 1
     assert {row["step"] for row in rows if "number" in row} == set(fired)
     assert "margin_change&gt;0 -&gt; warn" in training_report(folder)
-    assert f"Guards fired {len(fired)} times" in course.says or "Guards fired twice" in course.says
+    assert f"Guards fired {times(len(fired))} (dashed)." in course.says
 
 
 def test_what_was_left_out_and_watched_and_logged_is_told(folder: Path) -> None:
@@ -161,6 +164,67 @@ def test_what_guards_did_is_told(model_and_data: tuple[Path, Path], tmp_path: Pa
     assert "No checkpoint was inside the guards&#39; limits" in page
 
 
+def test_the_pairs_that_fell_are_listed_the_worst_first(copied: Path) -> None:
+    rows = pq.read_table(copied / "probe.parquet").to_pylist()
+    for n, row in enumerate(rows):
+        row |= {"chosen_change": -2.5 + n, "rejected_change": -1.0, "displaced": -2.5 + n < 0}
+    rows[1]["chosen_change"] = float("nan")
+    rows[0]["chosen"] = "<script>alert(1)</script>\u202e"
+    pq.write_table(pa.Table.from_pylist(rows[::-1]), copied / "probe.parquet")
+    found = fallen(read_run(copied))
+    assert [pair["row"] for pair in found["pairs"]] == [rows[0]["row"], rows[2]["row"]]
+    worst = found["pairs"][0]
+    assert (worst["chosen_change"], worst["margin_change"]) == (signed(-2.5), signed(-1.5))
+    assert found["says"].startswith(f"2 of {len(rows) - 1} probe pairs have a chosen response that is less likely")
+    page = training_report(copied)
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;[U+202E]" in page
+    assert page.index(f"Row {rows[0]['row']}<") < page.index(f"Row {rows[2]['row']}<")
+    assert rows[2]["prompt"].splitlines()[0] in page
+    # A threshold: those below it are listed too, and marked.
+    tracking = pq.read_table(copied / "tracking.parquet").to_pylist()
+    summary = json.loads((copied / "train.json").read_text())
+    summary["tracked"] |= {"displaced_by": 1.0, "displaced": 0.1}
+    (copied / "train.json").write_text(json.dumps(summary))
+    rows[2]["displaced"] = False
+    pq.write_table(pa.Table.from_pylist(rows), copied / "probe.parquet")
+    page = training_report(copied)
+    assert "1 fell by more than 1.00 nats and count as displaced" in page
+    assert "tokens, not counted as displaced" in page
+    assert "probe pairs whose chosen response fell by more than 1.00 nats" in page
+    assert tracking[-1]["displaced_by"] == 0.0
+
+
+def test_no_pair_fell(copied: Path) -> None:
+    rows = pq.read_table(copied / "probe.parquet").to_pylist()
+    pq.write_table(pa.Table.from_pylist([{**row, "chosen_change": 0.5} for row in rows]), copied / "probe.parquet")
+    assert fallen(read_run(copied))["says"].endswith("none has a chosen response that is less likely than before.")
+    assert '<details class="pair"' not in training_report(copied)
+
+
+def test_a_folder_of_an_earlier_version_is_shown(copied: Path, swept: Path, tmp_path: Path) -> None:
+    """``reward_accuracy`` was called ``accuracy``, and nothing was kept of single pairs."""
+    looks = pq.read_table(copied / "tracking.parquet").to_pylist()
+    old = [{"accuracy" if name == "reward_accuracy" else name: value for name, value in row.items()} for row in looks]
+    for row in old:
+        del row["likelihood_accuracy"], row["displaced_by"]
+    pq.write_table(pa.Table.from_pylist(old), copied / "tracking.parquet")
+    summary = json.loads((copied / "train.json").read_text())
+    summary["tracked"] = old[-1]
+    (copied / "train.json").write_text(json.dumps(summary))
+    (copied / "probe.parquet").unlink()
+    shown = {card["label"]: card["value"] for card in cards(read_run(copied))}
+    assert shown["Reward accuracy"] == percent(looks[-1]["reward_accuracy"])
+    assert "kept no numbers of single pairs" in training_report(copied)
+    sweep = shutil.copytree(swept, tmp_path / "sweep")
+    arms = json.loads((sweep / "sweep.json").read_text())["arms"]
+    for arm in arms:
+        arm["accuracy"] = arm.pop("reward_accuracy")
+    (sweep / "sweep.json").write_text(json.dumps({"arms": arms}))
+    assert read_arms(sweep) == read_arms(swept)
+    assert sweep_report(sweep) == sweep_report(swept)
+
+
 def test_a_token_is_only_a_text(copied: Path) -> None:
     rows = pq.read_table(copied / "tracking.parquet").to_pylist()
     rows[-1]["gaining_tokens"] = ["</script><script>alert(1)</script>", "{{ 7 * 7 }}", "\x1b[31m\u202e\n"]
@@ -180,7 +244,9 @@ def test_numbers_that_are_not_finite_leave_a_gap(copied: Path) -> None:
     summary["tracked"] |= {"chosen_change": float("nan"), "margin_change": float("nan")}
     (copied / "train.json").write_text(json.dumps(summary))
     assert "no finite numbers any more" in headline(read_run(copied))
-    assert training_report(copied)  # JSON has no NaN: the page could not be made with one
+    page = training_report(copied)  # JSON has no NaN: the page could not be made with one
+    assert "no finite numbers any more" in page
+    assert MISSING in page
 
 
 @pytest.mark.parametrize(
@@ -265,17 +331,14 @@ def test_another_folder_is_refused(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def swept(model_and_data: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished sweep of two arms; only read."""
-    from undertow.training.sweep import sweep
-
     data, model = model_and_data
-    options: dict[str, dict[str, Any]] = {"fast": {}, "slow": {"lr": 1e-5}}
+    plans = {"fast": (str(model), train_settings()), "slow": (str(model), train_settings(lr=1e-5))}
 
-    def train(arm: Any, out: Path) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((trained(data, model, out, **arm) / "train.json").read_text())
-        return found
+    def train(model_name: str, settings: TrainSettings, out: Path) -> dict[str, Any]:
+        return train_to_folder(data, model_name, out, settings)
 
     out = tmp_path_factory.mktemp("swept") / "sweep"
-    sweep(options, out, train)
+    sweep(data, plans, out, train)
     return out
 
 

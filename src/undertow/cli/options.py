@@ -62,7 +62,13 @@ Format = Annotated[
 Columns = Annotated[
     str | None,
     typer.Option(
-        "--columns", help="Your own column names: prompt=…,chosen=…,rejected=…[,system=…].", rich_help_panel=DATA
+        "--columns", help="Your own column names: prompt=…,chosen=…,rejected=…[,system=…,…].", rich_help_panel=DATA
+    ),
+]
+EmptyPrompt = Annotated[
+    bool,
+    typer.Option(
+        "--empty-prompt", help="The rows are pairs of texts without a prompt: it is empty.", rich_help_panel=DATA
     ),
 ]
 Split = Annotated[str | None, typer.Option("--split", help="Split of a data set with several.", rich_help_panel=DATA)]
@@ -96,7 +102,8 @@ Dtype = Annotated[
     str,
     typer.Option(
         "--dtype",
-        help="auto (bfloat16 where the processor multiplies it natively), float32 or bfloat16.",
+        help="auto, float32 or bfloat16. auto: float32 for verdicts (audit, compare), bfloat16 products where the "
+        "processor has them for ranks and for training.",
         rich_help_panel=MODEL,
     ),
 ]
@@ -111,7 +118,9 @@ BatchTokens = Annotated[int, typer.Option("--batch-tokens", help="Tokens of one 
 Engine = Annotated[str, typer.Option("--engine", help="local.", rich_help_panel=SPEED)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start over where OUT holds another run.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random; recorded.", rich_help_panel=SHARED)]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress and no notes, errors only.", rich_help_panel=SHARED)]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", help="Errors only: no progress, notes or tables.", rich_help_panel=SHARED)
+]
 Json = Annotated[
     bool, typer.Option("--json", help="A summary as JSON, as the last line of output.", rich_help_panel=SHARED)
 ]
@@ -124,6 +133,7 @@ def data_settings(
     name: str | None,
     limit: int | None,
     on_bad_row: str,
+    empty_prompt: bool = False,
 ) -> DataSettings:
     """The options of the data argument as settings."""
     from undertow.data.reading import parse_columns
@@ -136,7 +146,26 @@ def data_settings(
         name=name,
         limit=limit,
         on_bad_row=on_bad_row,  # type: ignore[arg-type]  # checked on creation
+        empty_prompt=empty_prompt,
     )
+
+
+def check_inputs(data: str, **models: str | None) -> None:
+    """Refuse data and models that are not there, before anything that takes seconds to import is.
+
+    What Hub ids mean, and whether the files can be read, the command finds out.
+
+    Args:
+        data: the data argument.
+        models: models by the option that names each, without its dashes.
+    """
+    from undertow.data.sources.opening import check_there
+    from undertow.models.sources import find_model
+
+    check_there(data)
+    for option, model in models.items():
+        if model:
+            find_model(model, option=f"--{option}")
 
 
 def check_engine(engine: str) -> None:

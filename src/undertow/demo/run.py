@@ -1,22 +1,22 @@
-"""The demo: an ordinary audit of shipped pairs with a small instruct model."""
+"""The demo: an ordinary audit of the shipped pairs with a small instruct model."""
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from undertow.auditing.audit import audit_to_folder
 from undertow.auditing.settings import AuditSettings
+from undertow.data.sources.opening import DEMO, demo_pairs
 from undertow.runs.progress import Watcher
 
-
-def demo_pairs() -> Path:
-    """The shipped preference pairs: JSONL with ``prompt``, ``chosen``, ``rejected``, ``category``."""
-    return Path(str(files("undertow.demo") / "pairs.jsonl"))
+__all__ = ["demo_pairs", "run_demo"]
 
 
 def run_demo(out: Path, *, device: str = "auto", dtype: str = "auto", watch: Watcher | None = None) -> dict[str, Any]:
-    """Audit the shipped pairs with the model that ``demo`` names; returns what ``audit.json`` holds."""
-    settings = AuditSettings(device=device, dtype=dtype, by=("category",))
-    return audit_to_folder(demo_pairs(), "demo", out, settings, watch=watch)
+    """Audit the shipped pairs with the model that ``demo`` names; returns what ``audit.json`` holds.
+
+    With the pull of all pairs on each: on its own no pair pulls its chosen response down, together some do.
+    """
+    settings = AuditSettings(device=device, dtype=dtype, by=("category",), pull=True)
+    return audit_to_folder(DEMO, "demo", out, settings, watch=watch)

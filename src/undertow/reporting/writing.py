@@ -17,7 +17,7 @@ def write_report(folder: str | Path) -> Path:
     The page is a function of the folder: made again, it is the same, also where an earlier call was killed before it.
 
     Raises:
-        DataError: no run of ours stands there, or it is not finished.
+        DataError: the folder holds no run of Undertow, or an unfinished one.
         OutputError: the page cannot be written.
     """
     folder = Path(folder)

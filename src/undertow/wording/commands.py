@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from undertow.filtering.what_if import PREDICTORS
+from undertow.scoring.columns import PREDICTORS
 
 __all__ = ["FILTERED", "filter_command"]
 
@@ -38,6 +38,8 @@ def _reading(reading: Mapping[str, Any]) -> list[str]:
         found += ["--columns", ",".join(f"{part}={name}" for part, name in columns.items())]
     elif reading.get("format"):
         found += ["--format", str(reading["format"])]
+    if reading.get("empty_prompt"):
+        found.append("--empty-prompt")
     for name in ("split", "name"):
         if reading.get(name):
             found += [f"--{name}", str(reading[name])]

@@ -1,32 +1,64 @@
-"""Columns of the scores, as people call them."""
+"""Columns of the scores and cases of pairs, as people call them; the columns from their declarations."""
 
 from __future__ import annotations
 
-__all__ = ["AXES", "LABELS", "MEASURE_LABELS", "WHAT"]
+from undertow.data.sources.opening import DEMO, DEMO_NAME
+from undertow.scoring.columns import COLUMNS
 
-LABELS = {
-    "dlogp_chosen": "change of the chosen response",
-    "dlogp_rejected": "change of the rejected response",
-    "free_dlogp_chosen": "with free hidden embeddings",
-    "ln_ches": "length-normalised CHES",
-    "ches": "CHES",
-    "last_hidden_ip": "last hidden embeddings",
-    "edit_distance": "edit distance",
+__all__ = [
+    "AXES",
+    "CASE_LABELS",
+    "CASE_TAGS",
+    "HEADINGS",
+    "LABELS",
+    "MEASURE_LABELS",
+    "WHAT",
+    "column_table",
+    "data_name",
+]
+
+LABELS = {column.name: column.label or column.name for column in COLUMNS}
+AXES = {column.name: f"{column.name} ({column.unit})" if column.unit else column.name for column in COLUMNS}
+WHAT = {column.name: column.meaning.replace("`", "") for column in COLUMNS}
+HEADINGS = {column.name: (column.heading or column.name, f"{WHAT[column.name]} ({column.name})") for column in COLUMNS}
+"""What stands above a column of the page's table, and what is said where the reader points at it."""
+CASE_LABELS = {
+    2: "both down",
+    4: "chosen down, rejected up",
+    1: "chosen up, rejected down",
+    3: "both up",
+    0: "no gradient",
+    -1: "unknown",
 }
-AXES = {
-    "dlogp_chosen": "dlogp_chosen (nats, unit learning rate)",
-    "free_dlogp_chosen": "free_dlogp_chosen (nats, unit learning rate)",
+"""By code, the cases in which the chosen response falls first."""
+CASE_TAGS = {
+    2: "both ↓",
+    4: "chosen ↓ rejected ↑",
+    1: "chosen ↑ rejected ↓",
+    3: "both ↑",
+    0: "no gradient",
+    -1: "unknown",
 }
-WHAT = {
-    "dlogp_chosen": "Below zero, a step on the pair lowers the probability of its own chosen response.",
-    "free_dlogp_chosen": "The same change with the hidden embeddings as free features.",
-    "ln_ches": "Higher means more displacement expected; response length is divided out.",
-    "ches": "Higher means more displacement expected; it grows with the rejected response's length.",
-    "last_hidden_ip": "Inner product of the two last hidden embeddings: a baseline.",
-    "edit_distance": "0: the two responses are equal; 1: they share no token. Low means alike.",
-}
+"""The same for a narrow cell."""
 MEASURE_LABELS = {
     "own": "a step on the pair alone",
     "free": "the same, hidden embeddings free",
     "pull": "the gradient of all pairs",
 }
+_TYPES = {"double": "float64"}
+
+
+def data_name(data: object) -> str:
+    """The data argument of a run, for people."""
+    return DEMO_NAME if data == DEMO else str(data)
+
+
+def column_table() -> str:
+    """All columns as a Markdown table, as ``docs/audit.md`` holds it."""
+    lines = ["| column | type | level | meaning |", "|---|---|---|---|"]
+    for column in COLUMNS:
+        level = f"{column.level}, with `--{column.option}`" if column.option else column.level
+        unit = f" In {column.unit}." if column.unit and column.unit not in column.meaning.lower() else ""
+        kind = _TYPES.get(str(column.type), column.type)
+        lines.append(f"| `{column.name}` | {kind} | {level} | {column.meaning}{unit} |")
+    return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Numbers as people read them in a sentence, on a card and in a cell: one way of writing each."""
+"""Numbers as people read them in a sentence, on a card and in a cell, on a page and on a terminal: one way each."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ __all__ = [
     "interval",
     "nats",
     "number",
+    "of_all",
     "percent",
     "rose",
     "shown_as",
     "signed",
     "times",
     "token",
+    "typed",
 ]
 
 MISSING = "–"
@@ -44,6 +46,15 @@ def number(value: object, *, digits: int = 3) -> str:
     return f"{rounded:,.{max(digits - before_point, 0)}f}".replace("-", MINUS)
 
 
+def typed(value: object, *, digits: int = 4) -> str:
+    """A value for the terminal: as :func:`number` writes it, in characters that an option takes again.
+
+    >>> typed(-1234.56), typed(0.0000123), typed(12)
+    ('-1235', '1.230e-05', '12')
+    """
+    return number(value, digits=digits).replace(MINUS, "-").replace(",", "")
+
+
 def nats(value: float | None, *, digits: int = 3) -> str:
     """The size of an amount of log-probability, with its unit; the sign is said in words beside it."""
     return f"{number(abs(value), digits=digits)} nats" if value is not None else MISSING
@@ -58,7 +69,7 @@ def signed(value: float | None, *, digits: int = 3) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share in whole percent; what is neither none nor all never reads as 0% or 100%."""
+    """A share in whole percent; only none and all are written as 0% and 100%."""
     if share is None or not math.isfinite(share):
         return MISSING
     if 0 < share <= 0.005:
@@ -93,6 +104,15 @@ def rose(value: float, *, up: str = "rose", down: str = "fell", still: str = "di
 def counted(count: int, one: str, many: str | None = None) -> str:
     """A count with its noun."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def of_all(count: int, pairs: int, noun: str) -> str:
+    """A count with all there are: ``31 of 60 pairs (52%)``; none and all in words."""
+    if pairs and not count:
+        return f"none of {counted(pairs, noun)}"
+    if pairs and count == pairs and pairs > 1:
+        return f"all {counted(pairs, noun)}"
+    return f"{count:,} of {counted(pairs, noun)} ({percent(count / pairs)})" if pairs else f"no {noun}"
 
 
 def times(count: int) -> str:

@@ -1,13 +1,14 @@
-"""Text of data as people may see it: what would be invisible, or reorder what stands around it, becomes visible.
+"""Text of data as people may see it, on a page and on a terminal: nothing in it is obeyed, nothing hides.
 
-Escaping is not done here: the templates escape everything, and scripts set text, never markup.
+What would be invisible, move the cursor, or reorder what stands around it becomes visible. Markup is not escaped here:
+the templates escape everything, scripts set text, and the terminal's printing takes text without markup.
 """
 
 from __future__ import annotations
 
 import unicodedata
 
-__all__ = ["cut", "shown", "visible"]
+__all__ = ["cut", "one_line", "shown", "visible"]
 
 LONGEST = 4_000
 """Characters of one text on a page."""
@@ -36,6 +37,16 @@ def visible(text: str) -> str:
     if text.isascii() and text.replace("\n", "").replace("\t", "").isprintable():
         return text
     return "".join(_visible(text, index, one) for index, one in enumerate(text))
+
+
+def one_line(text: str, width: int) -> str:
+    """The text on one line of at most ``width`` characters, made visible.
+
+    >>> one_line("two\\nlines, and more", 12)
+    'two lines, …'
+    """
+    line = " ".join(visible(text[: 4 * width]).split())
+    return line if len(line) <= width else line[: width - 1] + "…"
 
 
 def cut(text: str, limit: int = LONGEST) -> str:

@@ -54,6 +54,7 @@ def audit(
     ] = False,
     format: o.Format = None,
     columns: o.Columns = None,
+    empty_prompt: o.EmptyPrompt = False,
     split: o.Split = None,
     name: o.Name = None,
     limit: o.Limit = None,
@@ -91,12 +92,9 @@ def audit(
 ) -> None:
     """Score every pair: which ones will drag the chosen response's probability down."""
     o.check_engine(engine)
-    from undertow.auditing.audit import audit_to_folder
     from undertow.auditing.settings import AuditSettings
-    from undertow.cli.printing.render import print_audit, print_json
     from undertow.data.tokens.encoder import TokenSettings
     from undertow.models.device import keep_large_blocks
-    from undertow.reporting import write_report
     from undertow.runs.settings import LossSettings, Shard
 
     settings = AuditSettings(
@@ -104,7 +102,7 @@ def audit(
         loss=LossSettings(loss, beta, LossSettings.parse_args(loss_args or []), calibrated),
         ref=ref,
         pull=pull,
-        data=o.data_settings(format, columns, split, name, limit, on_bad_row),
+        data=o.data_settings(format, columns, split, name, limit, on_bad_row, empty_prompt),
         tokens=TokenSettings(max_length=max_length, eot=eot, template=template),  # type: ignore[arg-type]
         shard=Shard.parse(shard),
         device=device,
@@ -116,11 +114,19 @@ def audit(
         trust_remote_code=trust_remote_code,
         by=tuple(by or ()),
     )
+    o.check_inputs(data, model=model, ref=ref)
+    # What takes seconds to import comes once all that can be refused without it was looked at.
+    from undertow.auditing.audit import audit_to_folder
+    from undertow.cli.printing.audit import print_audit
+    from undertow.cli.printing.common import print_json
+    from undertow.reporting import write_report
+
     keep_large_blocks()
     with TerminalWatcher(quiet=quiet) as watch:
         summary = audit_to_folder(data, model, out, settings, overwrite=overwrite, watch=watch)
         watch.phase("writing the report")
         report = write_report(out)
-    print_audit(out, summary, report)
+    if not quiet:
+        print_audit(out, summary, report)
     if json:
         print_json(summary)

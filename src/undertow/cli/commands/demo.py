@@ -21,7 +21,8 @@ def demo(
     json: o.Json = False,
 ) -> None:
     """The main job on a shipped set of pairs and a real small model, nothing to set up."""
-    from undertow.cli.printing.render import print_demo, print_json
+    from undertow.cli.printing.common import print_json
+    from undertow.cli.printing.demo import print_demo
     from undertow.demo.run import run_demo
     from undertow.models.device import keep_large_blocks
     from undertow.reporting import write_report
@@ -31,6 +32,7 @@ def demo(
         summary = run_demo(out, device=device, dtype=dtype, watch=watch)
         watch.phase("writing the report")
         report = write_report(out)
-    print_demo(out, summary, report)
+    if not quiet:
+        print_demo(out, summary, report)
     if json:
         print_json(summary)

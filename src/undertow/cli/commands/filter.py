@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +14,9 @@ from undertow.cli.app import app
 
 EPILOG = """[bold]Examples[/bold]
 
-undertow filter prefs.jsonl --scores scores --by ln_ches --drop-highest 10% --out filtered.jsonl
+undertow filter prefs.jsonl --scores scores --by pull --drop-lowest 10% --out filtered.jsonl
+
+undertow filter prefs.jsonl --scores scores --drop-duplicates --drop-contradictions --out clean.jsonl
 
 undertow filter prefs.parquet --scores scores --by ln_ches --keep-lowest 5% --out lowest.parquet
 
@@ -36,7 +39,10 @@ def filter(
         typer.Option("--scores", help="Folder an audit wrote, or of its shards; may be repeated.", show_default=False),
     ],
     out: Annotated[Path, typer.Option("--out", help="File to write; its ending is its type.", show_default=False)],
-    by: Annotated[str, typer.Option("--by", help="Numeric column of the scores.")] = "ln_ches",
+    by: Annotated[
+        str | None,
+        typer.Option("--by", help="Numeric column of the scores that the selectors look at (docs/choosing.md: which)."),
+    ] = None,
     drop_highest: Annotated[str | None, _option("--drop-highest", AMOUNT)] = None,
     drop_lowest: Annotated[str | None, _option("--drop-lowest", AMOUNT)] = None,
     keep_highest: Annotated[str | None, _option("--keep-highest", AMOUNT)] = None,
@@ -44,28 +50,38 @@ def filter(
     drop_above: Annotated[str | None, _option("--drop-above", "Drop scores above this value.")] = None,
     drop_below: Annotated[str | None, _option("--drop-below", "Drop scores below this value.")] = None,
     drop_case: Annotated[list[str] | None, _option("--drop-case", "Drop pairs of this case; may be repeated.")] = None,
+    drop_duplicates: Annotated[
+        bool, _option("--drop-duplicates", "Drop pairs that stand further up already, word for word.")
+    ] = False,
+    drop_contradictions: Annotated[
+        bool, _option("--drop-contradictions", "Drop pairs that stand there exchanged as well; both sides go.")
+    ] = False,
     decisions: Annotated[
         Path | None, typer.Option("--decisions", help="Also write, for each row, whether it was kept and why.")
     ] = None,
     format: o.Format = None,
     columns: o.Columns = None,
+    empty_prompt: o.EmptyPrompt = False,
     split: o.Split = None,
     name: o.Name = None,
     quiet: o.Quiet = False,
     json: o.Json = False,
 ) -> None:
     """Write the data set without the pairs that displace; its rows stay as they were."""
-    from undertow.cli.printing.render import print_filter, print_json
+    from undertow.cli.printing.common import print_json
+    from undertow.cli.printing.filter import print_filter
     from undertow.data.reading import parse_columns
     from undertow.filtering.filter import filter_file
-    from undertow.filtering.selection import KINDS, Selector, make_selectors
+    from undertow.filtering.selection import KINDS, LINKS, Kind, Selector, make_selectors
 
-    typed = (drop_highest, drop_lowest, keep_highest, keep_lowest, drop_above, drop_below, drop_case)
-    values = {
-        kind: [Selector.parse(kind, text).value for text in ([given] if isinstance(given, str) else given or [])]
-        for kind, given in zip(KINDS, typed, strict=True)
+    amounts = (drop_highest, drop_lowest, keep_highest, keep_lowest, drop_above, drop_below)
+    typed = [*([given] if given is not None else [] for given in amounts), drop_case or []]
+    values: dict[Kind, Sequence[float | int] | bool] = {
+        kind: [Selector.parse(kind, text).value for text in texts]
+        for kind, texts in zip((kind for kind in KINDS if kind not in LINKS), typed, strict=True)
     }
-    selectors = make_selectors(values)  # type: ignore[arg-type]  # thresholds are checked one by one
+    values |= {"drop-duplicates": drop_duplicates, "drop-contradictions": drop_contradictions}
+    selectors = make_selectors(values)
     summary = filter_file(
         data,
         scores,
@@ -74,6 +90,7 @@ def filter(
         selectors=selectors,
         format=format,
         columns=parse_columns(columns) if columns else None,
+        empty_prompt=empty_prompt,
         split=split,
         name=name,
         decisions=decisions,

@@ -53,7 +53,12 @@ def train(
     sft_lr: Annotated[
         float, typer.Option("--sft-lr", help="Learning rate of that phase; 0: --lr.", rich_help_panel=TRAINING)
     ] = 0.0,
-    epochs: Annotated[float, typer.Option("--epochs", rich_help_panel=TRAINING)] = 1.0,
+    epochs: Annotated[
+        float,
+        typer.Option(
+            "--epochs", help="How often every pair is trained on; parts of an epoch too.", rich_help_panel=TRAINING
+        ),
+    ] = 1.0,
     max_steps: Annotated[
         int, typer.Option("--max-steps", help="0: as many as the epochs take.", rich_help_panel=TRAINING)
     ] = 0,
@@ -65,20 +70,45 @@ def train(
     ] = 1,
     lr: Annotated[float, typer.Option("--lr", help="Learning rate.", rich_help_panel=TRAINING)] = 1e-6,
     optimiser: Annotated[
-        str, typer.Option("--optimiser", help="rmsprop or adamw.", rich_help_panel=TRAINING)
+        str, typer.Option("--optimiser", "--optimizer", help="rmsprop or adamw.", rich_help_panel=TRAINING)
     ] = "rmsprop",
     schedule: Annotated[
         str,
-        typer.Option("--schedule", help="linear, cosine, constant, … as in transformers.", rich_help_panel=TRAINING),
+        typer.Option(
+            "--schedule",
+            help="linear, cosine, cosine_with_restarts, polynomial, constant, constant_with_warmup or inverse_sqrt, "
+            "as in transformers.",
+            rich_help_panel=TRAINING,
+        ),
     ] = "linear",
-    warmup_steps: Annotated[int, typer.Option("--warmup-steps", rich_help_panel=TRAINING)] = 0,
-    weight_decay: Annotated[float, typer.Option("--weight-decay", rich_help_panel=TRAINING)] = 0.0,
-    max_grad_norm: Annotated[float, typer.Option("--max-grad-norm", rich_help_panel=TRAINING)] = 1.0,
+    warmup_steps: Annotated[
+        int,
+        typer.Option("--warmup-steps", help="Steps in which the learning rate rises from 0.", rich_help_panel=TRAINING),
+    ] = 0,
+    weight_decay: Annotated[
+        float,
+        typer.Option(
+            "--weight-decay",
+            help="Share of a weight that a step takes away, times the learning rate; a term of rmsprop's gradient.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = 0.0,
+    max_grad_norm: Annotated[
+        float,
+        typer.Option("--max-grad-norm", help="A longer gradient is cut to this length.", rich_help_panel=TRAINING),
+    ] = 1.0,
     lora_r: Annotated[
         int, typer.Option("--lora-r", help="Rank of a LoRA adapter; 0 trains all weights.", rich_help_panel=TRAINING)
     ] = 0,
     lora_alpha: Annotated[int, typer.Option("--lora-alpha", help="0: twice the rank.", rich_help_panel=TRAINING)] = 0,
-    gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing", rich_help_panel=TRAINING)] = False,
+    gradient_checkpointing: Annotated[
+        bool,
+        typer.Option(
+            "--gradient-checkpointing",
+            help="Less memory, more time: layers are computed again on the way back.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = False,
     track_every: Annotated[
         int,
         typer.Option("--track-every", help="Steps between looks at the probe set; 0: never.", rich_help_panel=TRACKING),
@@ -99,6 +129,14 @@ def train(
             rich_help_panel=TRACKING,
         ),
     ] = False,
+    displaced_by: Annotated[
+        float,
+        typer.Option(
+            "--displaced-by",
+            help="A chosen response counts as displaced when it fell by more than so many nats.",
+            rich_help_panel=TRACKING,
+        ),
+    ] = 0.0,
     watch: Annotated[
         list[str] | None,
         typer.Option("--watch", help="NAME=WORD,WORD,…: how much probability a group gains.", rich_help_panel=TRACKING),
@@ -107,8 +145,8 @@ def train(
         list[str] | None,
         typer.Option(
             "--guard",
-            help="'CONDITION [for N] -> ACTION', e.g. 'displaced>0.5 for 2 -> stop'; actions warn, stop, rollback, "
-            "sft=0.1, drop=5%.",
+            help="'CONDITION [for N] [after M looks] -> ACTION', e.g. 'displaced>0.5 for 2 after 3 looks -> stop'; "
+            "actions warn, stop, rollback, sft=0.1, drop=5%.",
             rich_help_panel=TRACKING,
         ),
     ] = None,
@@ -126,14 +164,26 @@ def train(
             "--sweep", help="YAML file of arms, each with the options in which it differs; one table at the end."
         ),
     ] = None,
-    save_every: Annotated[int, typer.Option("--save-every", rich_help_panel=TRAINING)] = 100,
-    keep_checkpoints: Annotated[int, typer.Option("--keep-checkpoints", rich_help_panel=TRAINING)] = 2,
-    log_every: Annotated[int, typer.Option("--log-every", rich_help_panel=TRACKING)] = 1,
+    save_every: Annotated[
+        int, typer.Option("--save-every", help="Steps between checkpoints.", rich_help_panel=TRAINING)
+    ] = 100,
+    keep_checkpoints: Annotated[
+        int, typer.Option("--keep-checkpoints", help="The last so many stay.", rich_help_panel=TRAINING)
+    ] = 2,
+    log_every: Annotated[
+        int,
+        typer.Option(
+            "--log-every",
+            help="Steps between entries of the log, each the mean since the one before.",
+            rich_help_panel=TRACKING,
+        ),
+    ] = 1,
     report_to: Annotated[
         str, typer.Option("--report-to", help="none, tensorboard, wandb or trackio.", rich_help_panel=TRACKING)
     ] = "none",
     format: o.Format = None,
     columns: o.Columns = None,
+    empty_prompt: o.EmptyPrompt = False,
     split: o.Split = None,
     name: o.Name = None,
     limit: o.Limit = None,
@@ -153,35 +203,49 @@ def train(
 ) -> None:
     """Preference training that shows where the probability goes."""
     o.check_engine(engine)
-    from rich.console import Console
-
-    from undertow.cli.printing.render import print_json, print_report, print_sweep, print_train
     from undertow.models.device import keep_large_blocks
-    from undertow.reporting import write_report
-    from undertow.training.run import is_main_process, train_to_folder
-    from undertow.training.settings import from_options
-    from undertow.training.sweep import read_arms
-    from undertow.training.sweep import sweep as train_arms
+    from undertow.runs.recipes import read_arms, read_recipe
+    from undertow.runs.targets import Target, check_targets, data_input, file_input
+    from undertow.training.settings import TrainSettings, from_options
+    from undertow.training.sweep import about_arm
 
     given = {name: value for name, value in context.params.items() if name not in _OURS}
     typed = {name for name in given if not _is_default(context, name)}
+    recipe = read_recipe(config) if config else None
+    arms = read_arms(sweep) if sweep else {"": None}
+    plans = {name: from_options(given, typed, recipe, arm) for name, arm in arms.items()}
+    for arm_name, (model_name, settings) in plans.items():
+        with about_arm(arm_name):
+            o.check_inputs(data, model=model_name, ref=settings.ref)
+    # What takes seconds to import comes once all that can be refused without it was looked at.
+    from rich.console import Console
+
+    from undertow.cli.printing.common import print_json, print_report
+    from undertow.cli.printing.training import print_sweep, print_train
+    from undertow.reporting import write_report
+    from undertow.training.run import is_main_process, train_to_folder
+    from undertow.training.sweep import sweep as train_arms
+    from undertow.training.sweep import sweep_targets
+
+    inputs = [*data_input(data, split, name), *file_input("--config", config), *file_input("--sweep", sweep)]
+    check_targets(sweep_targets(out) if sweep else [Target("--out", out, "run")], inputs)
     keep_large_blocks()
     with TerminalWatcher(quiet=quiet) as watcher:
 
-        def one(arm: Any, folder: Path) -> dict[str, Any]:
-            name, settings = from_options(given, typed, config, arm)
-            found = train_to_folder(data, name, folder, settings, overwrite=overwrite, references=out, watch=watcher)
+        def one(model: str, settings: TrainSettings, folder: Path) -> dict[str, Any]:
+            found = train_to_folder(data, model, folder, settings, overwrite=overwrite, references=out, watch=watcher)
             if sweep and is_main_process():
                 write_report(folder)
             return found
 
-        summary = train_arms(read_arms(sweep), out, one) if sweep else one(None, out)
+        summary = train_arms(data, plans, out, one) if sweep else one(*plans[""], out)
         if not is_main_process():
             return
         watcher.phase("writing the report")
         report = write_report(out)
-    (print_sweep if sweep else print_train)(out, summary)
-    print_report(Console(highlight=False), report)
+    if not quiet:
+        (print_sweep if sweep else print_train)(out, summary)
+        print_report(Console(highlight=False), report)
     if json:
         print_json(summary)
 

@@ -13,7 +13,7 @@ import typer
 
 from undertow.cli import options as o
 from undertow.cli.app import app
-from undertow.cli.printing.terminal import plain
+from undertow.wording.visible import visible
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -59,10 +59,14 @@ def view(
     json: o.Json = False,
 ) -> None:
     """Show reports in a browser, with the table of all pairs; or write their charts as files."""
+    from undertow.runs.folder import check_there
+
+    for folder in folders:
+        check_there(folder)
     if png or svg or html:
         from undertow.reporting.viewing.export import export
 
-        written = [plain(str(path)) for path in export(folders, png=png, svg=svg, html=html)]
+        written = [visible(str(path)) for path in export(folders, png=png, svg=svg, html=html)]
         if not quiet:
             for path in written:
                 typer.echo(f"written: {path}")

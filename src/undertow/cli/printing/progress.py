@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.table import Column
 from rich.text import Text
 
-from undertow.cli.printing.terminal import plain
+from undertow.wording.visible import visible
 
 
 class _Done(ProgressColumn):
@@ -72,4 +72,4 @@ class TerminalWatcher:
     def note(self, message: str) -> None:
         """A line of its own, terminal or not, unless quiet."""
         if not self._quiet:
-            self._console.print(f"note: {escape(plain(message))}")
+            self._console.print(f"note: {escape(visible(message))}")

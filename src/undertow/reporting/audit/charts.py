@@ -5,6 +5,7 @@ Each function takes numpy vectors, one value a pair, and bins or samples them be
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -14,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from undertow.reporting.page import theme
+from undertow.reporting.page.ticks import WHOLE, number_format
+from undertow.wording.names import CASE_LABELS
 
-__all__ = ["CASE_NAMES", "POINTS", "Lines", "case_bars", "group_bars", "histogram", "inner_range", "lines", "scatter"]
+__all__ = ["POINTS", "Lines", "case_bars", "group_bars", "histogram", "inner_range", "lines", "scatter"]
 
 Vector: TypeAlias = NDArray[np.float64]
 Mask: TypeAlias = NDArray[np.bool_]
@@ -26,15 +29,6 @@ BINS, STRIPES = 40, 8
 OUTER = 0.01
 """The share of pairs at each end that a histogram of many pairs puts into its outer bars."""
 FALLING, RISING, ANY = "chosen falls", "chosen rises", "all pairs"
-CASE_NAMES = {
-    2: "both down",
-    4: "chosen down, rejected up",
-    1: "chosen up, rejected down",
-    3: "both up",
-    0: "no gradient",
-    -1: "unknown",
-}
-"""In the order of the bars: the cases in which the chosen response falls first."""
 
 
 def histogram(
@@ -71,7 +65,7 @@ def histogram(
         .encode(
             x=alt.X("from:Q", title=title, bin=alt.BinParams(binned=True), axis=_axis(edges)),
             x2="to:Q",
-            y=alt.Y("begin:Q", title="pairs", axis=alt.Axis(tickCount=4, tickMinStep=1)),
+            y=alt.Y("begin:Q", title="pairs", axis=alt.Axis(tickCount=4, **WHOLE)),
             y2="end:Q",
             color=alt.Color("kind:N", legend=legend, scale=alt.Scale(domain=domain, range=colours)),
             tooltip=[
@@ -201,7 +195,7 @@ def case_bars(names: Sequence[str], counts: Sequence[Mapping[int, int]], *, narr
         counts: pairs by case, for each loss.
         narrow: for a phone.
     """
-    there = [case for case in CASE_NAMES if any(case in one for one in counts)]
+    there = [case for case in CASE_LABELS if any(case in one for one in counts)]
     bars = []
     for name, by_case in zip(names, counts, strict=True):
         total, begin = sum(by_case.values()), 0
@@ -211,7 +205,7 @@ def case_bars(names: Sequence[str], counts: Sequence[Mapping[int, int]], *, narr
                 bars.append(
                     {
                         "loss": name,
-                        "case": CASE_NAMES[case],
+                        "case": CASE_LABELS[case],
                         "begin": begin / total,
                         "end": end / total,
                         "pairs": by_case[case],
@@ -219,7 +213,7 @@ def case_bars(names: Sequence[str], counts: Sequence[Mapping[int, int]], *, narr
                     }
                 )
                 begin = end
-    scale = alt.Scale(domain=[CASE_NAMES[case] for case in there], range=[theme.CASES[case] for case in there])
+    scale = alt.Scale(domain=[CASE_LABELS[case] for case in there], range=[theme.CASE_COLOURS[case] for case in there])
     label = alt.Axis(
         labelLimit=150 if narrow else 260, labelFontSize=12, labelColor=theme.INK, ticks=False, domain=False
     )
@@ -282,16 +276,25 @@ def _kinds(falls: Mask | None, count: int) -> tuple[list[str], list[str], NDArra
 
 def _axis(values: Sequence[float] | Vector, *, grid: bool = False) -> alt.Axis:
     """Ticks of numbers as people write them: large ones with k and M."""
-    large = float(np.abs(values).max()) >= 1e4
-    return alt.Axis(tickCount=6, format="~s" if large else ",.6~g", grid=grid)
+    low, high = float(np.min(values)), float(np.max(values))
+    large = max(abs(low), abs(high)) >= 1e4
+    return alt.Axis(tickCount=6, grid=grid, **({"format": "~s"} if large else number_format(low, high)))
 
 
 def _chart(rows: Sequence[Mapping[str, Any]]) -> alt.Chart:
-    return alt.Chart(alt.InlineData(values=[{name: _plain(value) for name, value in row.items()} for row in rows]))
+    return alt.Chart(alt.InlineData(values=_as_drawn(rows)))
 
 
-def _plain(value: Any) -> Any:
-    """A number without more digits than can be seen."""
-    if isinstance(value, np.integer):
-        return int(value)
-    return float(f"{value:.5g}") if isinstance(value, float | np.floating) else value
+def _as_drawn(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows without more digits than can be seen: a column's range keeps five of them, however narrow it is."""
+    columns = {name: _rounded([row[name] for row in rows]) for name in (rows[0] if rows else ())}
+    return [{name: values[n] for name, values in columns.items()} for n in range(len(rows))]
+
+
+def _rounded(values: list[Any]) -> list[Any]:
+    if not isinstance(values[0], float | np.floating):
+        return [int(value) if isinstance(value, np.integer) else value for value in values]
+    finite = [float(value) for value in values if math.isfinite(value)] or [0.0]
+    spread = max(finite) - min(finite) or abs(finite[0]) or 1.0
+    decimals = 4 - math.floor(math.log10(spread))
+    return [round(float(value), decimals) if math.isfinite(value) else float(value) for value in values]

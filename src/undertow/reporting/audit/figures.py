@@ -8,15 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from undertow.filtering.by_loss import LossEffect
-from undertow.filtering.dropping import MEASURES, PERCENTS, Dropping
+from undertow.filtering.what_if import MEASURES, PERCENTS, Dropping
 from undertow.maths.statistics import spearman_of
 from undertow.reporting.audit import charts
-from undertow.reporting.audit.reading import Audited
-from undertow.reporting.audit.verdict import of_pairs
+from undertow.reporting.audit.reading import AuditRun
 from undertow.reporting.page.shell import Figure
 from undertow.wording.losses import written
-from undertow.wording.names import AXES, LABELS, MEASURE_LABELS, WHAT
-from undertow.wording.numbers import MINUS, counted, number, percent
+from undertow.wording.names import AXES, CASE_LABELS, LABELS, MEASURE_LABELS, WHAT
+from undertow.wording.numbers import MINUS, counted, number, of_all, percent
 
 __all__ = ["FIRST", "SCORE", "figures_of", "measure_of"]
 
@@ -27,35 +26,35 @@ SCORE = "score-"
 LENGTH_SCORES = ("ches", "ln_ches")
 
 
-def figures_of(audited: Audited, leaving: Mapping[str, Dropping]) -> Iterator[Figure]:
+def figures_of(run: AuditRun, leaving: Mapping[str, Dropping]) -> Iterator[Figure]:
     """The charts of an audit, in the page's order.
 
     Args:
-        audited: the audit.
+        run: the audit.
         leaving: what leaving pairs out by each score would do.
     """
-    for by in audited.predictors:
-        if (figure := _distribution(audited, by)) is not None:
+    for by in run.predictors:
+        if (figure := _distribution(run, by)) is not None:
             yield figure
-    if audited.exact:
-        yield _by_loss(audited.losses[0])
+    if run.exact:
+        yield _by_loss(run.losses[0])
     for by in LENGTH_SCORES:
-        if by in audited.predictors and (figure := _length(audited, by)) is not None:
+        if by in run.predictors and (figure := _length(run, by)) is not None:
             yield figure
-    measure = measure_of(audited)
-    if measure and audited.falls[measure].any():
-        yield _curves(audited, leaving, measure)
+    measure = measure_of(run)
+    if measure and run.falls[measure].any():
+        yield _curves(run, leaving, measure)
     if measure:
-        for index, name in enumerate(audited.groups):
-            yield _group(audited, name, index, measure)
+        for index, name in enumerate(run.groups):
+            yield _group(run, name, index, measure)
 
 
-def _distribution(audited: Audited, by: str) -> Figure | None:
-    values = audited.column(by)
+def _distribution(run: AuditRun, by: str) -> Figure | None:
+    values = run.column(by)
     finite = np.isfinite(values)
     if not finite.any():
         return None
-    fall = _falls(audited)
+    fall = _falls(run)
     found = values[finite]
     low, quarter, median, three, high = np.quantile(found, (0, 0.25, 0.5, 0.75, 1))
     says = (
@@ -63,7 +62,7 @@ def _distribution(audited: Audited, by: str) -> Figure | None:
         f"{number(float(three))}, all from {number(float(low))} to {number(float(high))}."
     )
     if by.endswith("dlogp_chosen"):
-        says += f" Below zero: {of_pairs(int((found < 0).sum()), len(found), 'pair')}."
+        says += f" Below zero: {of_all(int((found < 0).sum()), len(found), 'pair')}."
     if len(found) > 100:
         says += " The outer bars also hold the 1% that lies beyond, at each end."
     if len(found) < len(values):
@@ -73,21 +72,21 @@ def _distribution(audited: Audited, by: str) -> Figure | None:
         title=AXES.get(by, by),
         falls=None if fall is None else fall[finite],
         zero=by.endswith("dlogp_chosen"),
-        height=240 if by == audited.predictors[0] else 170,
+        height=240 if by == run.predictors[0] else 170,
     )
     return Figure(f"{SCORE}{_slug(by)}", f"{LABELS[by][0].upper()}{LABELS[by][1:]}", chart, says)
 
 
-def _length(audited: Audited, by: str) -> Figure | None:
+def _length(run: AuditRun, by: str) -> Figure | None:
     """A score against the difference of the two lengths: what of it is only length."""
-    difference = audited.column("chosen_tokens") - audited.column("rejected_tokens")
-    values = audited.column(by)
+    difference = run.column("chosen_tokens") - run.column("rejected_tokens")
+    values = run.column(by)
     finite = np.isfinite(values)
     if finite.sum() < 2:
         return None
-    fall = _falls(audited)
+    fall = _falls(run)
     x, y = difference[finite], values[finite]
-    rows = audited.table["row"].to_numpy()[finite]
+    rows = run.table["row"].to_numpy()[finite]
     correlation = float(spearman_of(x, y)(np.ones(len(x)))[0])
     says = (
         f"Rank correlation of {LABELS[by]} with the length difference: {_correlation(correlation)}. "
@@ -108,18 +107,18 @@ def _by_loss(effects: list[LossEffect]) -> Figure:
     names = [_name(one) for one in ordered]
     counts = [_cases(one.cases) for one in ordered]
     pairs = len(ours.cases)
-    header = ("loss", *(charts.CASE_NAMES[case] for case in charts.CASE_NAMES), "chosen falls", "… hidden states free")
+    header = ("loss", *CASE_LABELS.values(), "chosen falls", "… hidden states free")
     rows = [
         (
             f"{name} [{written(one.loss)}]" if not one.audited else name,
-            *(by_case.get(case, 0) for case in charts.CASE_NAMES),
+            *(by_case.get(case, 0) for case in CASE_LABELS),
             percent(one.share),
             percent(float(one.free_falls.mean())),
         )
         for name, by_case, one in zip(names, counts, ordered, strict=True)
     ]
     says = f"Cases of {counted(pairs, 'pair')}, the audited loss first; warm colours: the chosen response falls. "
-    says += f"{written(ours.loss)}: {of_pairs(int(ours.falls.sum()), pairs, 'pair')}."
+    says += f"{written(ours.loss)}: {of_all(int(ours.falls.sum()), pairs, 'pair')}."
     if others and ordered[1].share == ordered[-1].share:
         says += f" The {len(others)} others, at their usual parameters: {percent(ordered[1].share)} each."
     elif others:
@@ -137,9 +136,9 @@ def _by_loss(effects: list[LossEffect]) -> Figure:
     )
 
 
-def _curves(audited: Audited, leaving: Mapping[str, Dropping], measure: str) -> Figure:
+def _curves(run: AuditRun, leaving: Mapping[str, Dropping], measure: str) -> Figure:
     def points(one: Dropping) -> list[tuple[float, float]]:
-        kept = audited.pairs - one.dropped
+        kept = run.pairs - one.dropped
         return [
             (float(text) / 100, falling / stay)
             for text, falling, stay in zip(PERCENTS[::2], one.falling[measure][::2], kept[::2], strict=True)
@@ -147,11 +146,11 @@ def _curves(audited: Audited, leaving: Mapping[str, Dropping], measure: str) -> 
         ]
 
     series = [charts.Lines(by, points(one)) for by, one in leaving.items()]
-    at = {by: one.falling[measure][FIRST] / max(audited.pairs - one.dropped[FIRST], 1) for by, one in leaving.items()}
+    at = {by: one.falling[measure][FIRST] / max(run.pairs - one.dropped[FIRST], 1) for by, one in leaving.items()}
     best, worst = min(at, key=lambda by: at[by]), max(at, key=lambda by: at[by])
     says = (
         f"How many of the kept chosen responses still fall, by {MEASURE_LABELS[measure]}. With all pairs kept "
-        f"{percent(float(audited.falls[measure].mean()))}; with the worst 10% left out "
+        f"{percent(float(run.falls[measure].mean()))}; with the worst 10% left out "
         f"{percent(float(at[best]))} by {best}, {percent(float(at[worst]))} by {worst}."
     )
     titles = ("pairs left out", "displaced among the kept")
@@ -165,13 +164,13 @@ def _curves(audited: Audited, leaving: Mapping[str, Dropping], measure: str) -> 
     )
 
 
-def _group(audited: Audited, name: str, index: int, measure: str) -> Figure:
+def _group(run: AuditRun, name: str, index: int, measure: str) -> Figure:
     """The share of falling chosen responses for each value of a column."""
-    group = audited.groups[name]
+    group = run.groups[name]
     sizes = np.bincount(group.index, minlength=len(group.labels))
-    falling = np.bincount(group.index, weights=audited.falls[measure], minlength=len(group.labels))
+    falling = np.bincount(group.index, weights=run.falls[measure], minlength=len(group.labels))
     shares = falling / np.maximum(sizes, 1)
-    medians = [float(np.nanmedian(audited.column(audited.by)[group.index == n])) for n in range(len(group.labels))]
+    medians = [float(np.nanmedian(run.column(run.by)[group.index == n])) for n in range(len(group.labels))]
     worst = np.argsort(-shares, kind="stable")
     rows = [(group.labels[n], int(sizes[n]), percent(float(shares[n])), number(medians[n])) for n in worst]
     says = (
@@ -181,21 +180,21 @@ def _group(audited: Audited, name: str, index: int, measure: str) -> Figure:
         else f"In no {name} does a chosen response fall, by {MEASURE_LABELS[measure]}."
     )
     chart = charts.group_bars([str(group.labels[n]) for n in worst], shares[worst], sizes[worst], title="displaced")
-    header = (name, "pairs", "displaced", f"median {audited.by}")
+    header = (name, "pairs", "displaced", f"median {run.by}")
     return Figure(f"group-{index + 1}", f"By {name}", chart, says, numbers=[header, *rows])
 
 
-def measure_of(audited: Audited) -> str | None:
+def measure_of(run: AuditRun) -> str | None:
     """By which change displacement is counted at first: the pair's own step, unless only another one finds any."""
-    return next((name for name in MEASURES if name in audited.falls and audited.falls[name].any()), None) or (
-        "own" if "own" in audited.falls else None
+    return next((name for name in MEASURES if name in run.falls and run.falls[name].any()), None) or (
+        "own" if "own" in run.falls else None
     )
 
 
-def _falls(audited: Audited) -> NDArray[np.bool_] | None:
+def _falls(run: AuditRun) -> NDArray[np.bool_] | None:
     """Whose chosen response falls, by that measure."""
-    measure = measure_of(audited)
-    return None if measure is None else audited.falls[measure]
+    measure = measure_of(run)
+    return None if measure is None else run.falls[measure]
 
 
 def _cases(cases: NDArray[np.int8]) -> dict[int, int]:

@@ -8,20 +8,22 @@ from typing import Any
 
 import numpy as np
 
-from undertow.filtering.dropping import PERCENTS, Dropping, dropping
+from undertow.auditing.summary import linked_rows
+from undertow.filtering.what_if import PERCENTS, Dropping, dropping
 from undertow.reporting.audit.figures import FIRST, SCORE, figures_of, measure_of
 from undertow.reporting.audit.listing import listing
-from undertow.reporting.audit.reading import Audited, read_audited
-from undertow.reporting.audit.verdict import verdict
+from undertow.reporting.audit.reading import AuditRun, read_audit_run
 from undertow.reporting.page.settings import flat
 from undertow.reporting.page.shell import Figure, render
-from undertow.scoring.levels import LEVELS
+from undertow.scoring.columns import LEVELS
+from undertow.wording import repeats
 from undertow.wording.commands import filter_command
 from undertow.wording.losses import written
-from undertow.wording.names import LABELS, MEASURE_LABELS, WHAT
+from undertow.wording.names import LABELS, MEASURE_LABELS, WHAT, data_name
 from undertow.wording.numbers import MISSING, number, percent
+from undertow.wording.verdicts import Verdict, audit_verdict
 
-__all__ = ["figures", "report"]
+__all__ = ["figures", "report", "verdict_of"]
 
 
 def report(folder: str | Path, *, pairs_url: str | None = None) -> str:
@@ -30,30 +32,31 @@ def report(folder: str | Path, *, pairs_url: str | None = None) -> str:
     Raises:
         DataError: the folder holds none.
     """
-    audited = read_audited(folder)
-    leaving = {by: dropping(audited.table, by, audited.groups) for by in audited.predictors}
-    pairs = listing(audited)
-    drawn = list(figures_of(audited, leaving))
+    run = read_audit_run(folder)
+    leaving = {by: dropping(run.table, by, run.groups) for by in run.predictors}
+    pairs = listing(run)
+    charts = list(figures_of(run, leaving))
     return render(
         "audit.html.j2",
-        title=f"Audit: {audited.folder.resolve().name}",
-        figures=drawn,
-        distributions=[figure.name for figure in drawn if figure.name.startswith(SCORE)],
-        data={"pairs": pairs, "dropping": _slider(audited, leaving)},
+        title=f"Audit: {run.folder.resolve().name}",
+        figures=charts,
+        distributions=[figure.name for figure in charts if figure.name.startswith(SCORE)],
+        data={"pairs": pairs, "dropping": _slider(run, leaving)},
         pairs_url=pairs_url,
-        audited=audited,
-        arguments=audited.summary["arguments"],
-        verdict=verdict(audited),
-        cards=list(_cards(audited)),
-        measures={name: MEASURE_LABELS[name] for name in audited.falls},
-        measure=measure_of(audited),
+        run=run,
+        arguments=run.summary["arguments"],
+        data_name=data_name(run.summary["arguments"]["data"]),
+        verdict=verdict_of(run),
+        cards=list(_cards(run)),
+        measures={name: MEASURE_LABELS[name] for name in run.falls},
+        measure=measure_of(run),
         predictors={by: LABELS[by] for by in leaving},
-        command=filter_command(audited.summary["arguments"], _scores_folder(audited), audited.by, PERCENTS[FIRST]),
+        command=filter_command(run.summary["arguments"], _scores_folder(run), run.by, PERCENTS[FIRST]),
         listing=pairs,
-        left_out=audited.losses[1],
-        deeper=LEVELS[LEVELS.index(audited.level) + 1 :],
-        facts=list(_facts(audited)),
-        settings=flat(audited.summary["arguments"]),
+        left_out=run.losses[1],
+        deeper=LEVELS[LEVELS.index(run.level) + 1 :],
+        facts=list(_facts(run)),
+        settings=flat(run.summary["arguments"]),
     )
 
 
@@ -63,21 +66,32 @@ def figures(folder: str | Path) -> tuple[Figure, ...]:
     Raises:
         DataError: the folder holds no finished audit.
     """
-    audited = read_audited(folder)
-    return tuple(figures_of(audited, {by: dropping(audited.table, by) for by in audited.predictors}))
+    run = read_audit_run(folder)
+    return tuple(figures_of(run, {by: dropping(run.table, by) for by in run.predictors}))
 
 
-def _slider(audited: Audited, leaving: Mapping[str, Dropping]) -> dict[str, Any]:
+def verdict_of(run: AuditRun) -> Verdict:
+    """What the audit found, in words."""
+    return audit_verdict(
+        run.pairs,
+        by=run.by,
+        loss=run.loss,
+        falling={name: int(mask.sum()) for name, mask in run.falls.items()} if run.exact else {},
+        other_losses={effect.name: effect.share for effect in run.losses[0] if not effect.audited},
+    )
+
+
+def _slider(run: AuditRun, leaving: Mapping[str, Dropping]) -> dict[str, Any]:
     """What the slider looks up: computed here, by the rules of the filter itself."""
-    arguments, scores = audited.summary["arguments"], _scores_folder(audited)
+    arguments, scores = run.summary["arguments"], _scores_folder(run)
     return {
         "percents": PERCENTS,
         "first": FIRST,
-        "pairs": audited.pairs,
-        "tokens": audited.tokens,
+        "pairs": run.pairs,
+        "tokens": run.tokens,
         "groups": {
             name: {"labels": group.labels, "sizes": np.bincount(group.index, minlength=len(group.labels)).tolist()}
-            for name, group in audited.groups.items()
+            for name, group in run.groups.items()
         },
         "by": {
             by: {
@@ -95,53 +109,63 @@ def _slider(audited: Audited, leaving: Mapping[str, Dropping]) -> dict[str, Any]
     }
 
 
-def _cards(audited: Audited) -> Iterator[tuple[str, str, str, str]]:
+def _cards(run: AuditRun) -> Iterator[tuple[str, str, str, str]]:
     """Label, value, note and tone."""
     for name, label in (
         ("own", "Pulled down by own pair"),
         ("free", "Hidden embeddings free"),
         ("pull", "Pulled down by all pairs"),
     ):
-        if name in audited.falls:
-            falling = int(audited.falls[name].sum())
-            note = f"{falling:,} of {audited.pairs:,} chosen responses"
-            yield label, percent(falling / audited.pairs), note, "bad" if falling else "good"
-    data, aside = audited.summary["data"], []
+        if name in run.falls:
+            falling = int(run.falls[name].sum())
+            note = f"{falling:,} of {run.pairs:,} chosen responses"
+            yield label, percent(falling / run.pairs), note, "bad" if falling else "good"
+    data, aside = run.summary["data"], []
     if data["skipped"]:
         aside.append(f"{data['skipped']:,} set aside")
-    truncated = int(np.sum(audited.table["truncated"].to_numpy(zero_copy_only=False)))
+    truncated = int(np.sum(run.table["truncated"].to_numpy(zero_copy_only=False)))
     if truncated:
         aside.append(f"{truncated:,} truncated")
-    yield "Pairs", f"{audited.pairs:,}", ", ".join(aside) or "every row scored", ""
-    yield "Tokens", f"{audited.tokens:,}", f"{audited.tokens / max(audited.pairs, 1):,.0f} a pair", ""
-    if not audited.exact:
-        by = audited.by
-        values = audited.column(by)
+    yield "Pairs", f"{run.pairs:,}", ", ".join(aside) or "every row scored", ""
+    yield "Tokens", f"{run.tokens:,}", f"{run.tokens / max(run.pairs, 1):,.0f} a pair", ""
+    if not run.exact:
+        by = run.by
+        values = run.column(by)
         finite = values[np.isfinite(values)]
         yield f"Median {LABELS[by]}", number(float(np.median(finite))) if len(finite) else MISSING, WHAT[by], ""
 
 
-def _facts(audited: Audited) -> Iterator[tuple[str, object]]:
-    summary = audited.summary
+def _facts(run: AuditRun) -> Iterator[tuple[str, object]]:
+    summary = run.summary
     model, tokens, arguments = summary["model"], summary["tokens"], summary["arguments"]
-    yield "Data", arguments["data"]
+    yield "Data", data_name(arguments["data"])
     yield "Layout", summary["data"]["format"]
     yield "Model", model["name"]
     if "dtype" in model:
         yield "Computed on", f"{model['device']} in {model['dtype']}, {model['attention']} attention"
-    yield "Level", audited.level
-    if audited.exact:
-        yield "Loss", written(audited.loss)
+    yield "Level", run.level
+    if run.exact:
+        yield "Loss", written(run.loss)
         yield "Reference", arguments.get("ref") or "the audited model"
     yield "Tokens", f"at most {tokens['max_length']:,} a pair" if "max_length" in tokens else tokens
-    if audited.shard:
-        yield "Shard", audited.shard
-    elif len(audited.runs) > 1:
-        yield "Shards", len(audited.runs)
+    for note in tokens.get("notes", ()) if len(run.runs) == 1 else ():  # of one shard they would mislead
+        yield "On the way to tokens", note
+    # Counted here, since the pairs may be those of all shards; scores of earlier versions have no such columns.
+    for title, column, said in (
+        ("Duplicates", "duplicate_of", repeats.duplicates),
+        ("Contradictions", "contradicts", repeats.contradictions),
+    ):
+        found = linked_rows(run.table, column) if column in run.table.column_names else {"count": 0}
+        if found["count"]:
+            yield title, said(found)
+    if run.shard:
+        yield "Shard", run.shard
+    elif len(run.runs) > 1:
+        yield "Shards", len(run.runs)
     yield "Scored with", f"Undertow {summary['undertow']}"
     yield "Fingerprint of the data", str(summary["fingerprints"]["data"])[:16]
 
 
-def _scores_folder(audited: Audited) -> Path:
+def _scores_folder(run: AuditRun) -> Path:
     """What ``--scores`` takes: of one shard of several, the folder that holds them all."""
-    return audited.folder.parent if audited.shard else audited.folder
+    return run.folder.parent if run.shard else run.folder

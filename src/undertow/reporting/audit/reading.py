@@ -15,16 +15,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from undertow.filtering.by_loss import LossEffect, under_losses
-from undertow.filtering.dropping import Groups, falls
-from undertow.filtering.filter import LENGTHS
-from undertow.filtering.what_if import PREDICTORS, best_predictor
+from undertow.filtering.what_if import Groups, best_predictor, falls
 from undertow.reporting.kinds import audit_folders
 from undertow.runs.parts import read_part
 from undertow.runs.texts import BY, TEXTS
-from undertow.scoring.shards import part_path, read_scores, read_summary
+from undertow.scoring.columns import PREDICTORS, numbers_of, tokens_of
+from undertow.scoring.shards import part_path, read_scores, read_summary, with_pull
 from undertow.wording.visible import shown
 
-__all__ = ["Audited", "read_audited"]
+__all__ = ["AuditRun", "read_audit_run"]
 
 MOST_LABELS = 8
 LABEL = 60
@@ -32,7 +31,7 @@ LABEL = 60
 
 
 @dataclass(frozen=True)
-class Audited:
+class AuditRun:
     """A finished audit, of one folder or of all shards of one. What is derived is made once, when it is asked for."""
 
     folder: Path
@@ -79,7 +78,7 @@ class Audited:
     @functools.cached_property
     def tokens(self) -> int:
         """Of all prompts and responses, after truncation."""
-        return sum(pc.sum(self.table[name].cast(pa.int64())).as_py() or 0 for name in LENGTHS)
+        return int(tokens_of(self.table).sum())
 
     @functools.cached_property
     def falls(self) -> dict[str, NDArray[np.bool_]]:
@@ -100,8 +99,7 @@ class Audited:
 
     def column(self, name: str) -> NDArray[np.float64]:
         """A score of all pairs; NaN where there is none."""
-        values = pc.fill_null(self.table[name].cast(pa.float64()), float("nan"))
-        return np.asarray(values.to_numpy(), dtype=np.float64)
+        return numbers_of(self.table, name)
 
     def worst_first(self) -> NDArray[np.intp]:
         """The pairs in the order of the best score, the most displacing first; those without a score come last."""
@@ -109,7 +107,7 @@ class Audited:
         return np.argsort(values if PREDICTORS[self.by] == "lowest" else -values, kind="stable")
 
 
-def read_audited(folder: str | Path) -> Audited:
+def read_audit_run(folder: str | Path) -> AuditRun:
     """What stands in the folder of an audit, or in a folder of all shards of one.
 
     Raises:
@@ -120,10 +118,10 @@ def read_audited(folder: str | Path) -> Audited:
     first = read_summary(runs[0])
     if list(runs) == [folder]:
         # Not read_scores: one shard alone has a page too.
-        table = pa.concat_tables(read_part(part_path(folder, index)) for index in range(len(first["parts"])))
+        table = with_pull(pa.concat_tables(read_part(part_path(folder, i)) for i in range(len(first["parts"]))))
     else:
         table = read_scores(folder)
-    return Audited(folder, runs, first, table)
+    return AuditRun(folder, runs, first, table)
 
 
 def _by_columns(runs: Sequence[Path], rows: NDArray[np.int64]) -> dict[str, pa.Array]:

@@ -1,4 +1,4 @@
-"""Charts of a comparison of two models: what moved, and whether an audit had foretold it.
+"""Charts of a comparison of two models: what moved, and whether an audit had predicted it.
 
 Each function takes columns as numpy vectors, one value a pair, and bins or samples them before they become a chart.
 """
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from undertow.reporting.page import theme
 from undertow.reporting.page.panels import beside, panels
+from undertow.reporting.page.ticks import WHOLE, number_format
 
 Vector = NDArray[np.float64]
 Row = Mapping[str, Any]
@@ -23,6 +24,8 @@ POINTS = 2000
 CELLS = 40
 BINS = 40
 COLOURS = {"chosen": theme.CHOSEN, "rejected": theme.REJECTED, "margin": theme.MARGIN}
+_EQUAL = 1e-9
+"""Numbers that differ by less than this part of themselves are drawn as one."""
 OUTER = 0.005
 """The share of pairs at each end that maps and histograms draw at their edge."""
 
@@ -39,8 +42,9 @@ def before_after(
     """
     low, high = _range(np.concatenate([value for pair in sides.values() for value in pair]))
     scale = alt.Scale(domain=[low, high], nice=False, zero=False)
-    x = alt.X("x:Q", title="ln π before (nats)", scale=scale, axis=alt.Axis(tickCount=5, grid=False))
-    y = alt.Y("y:Q", title="ln π after (nats)", scale=scale, axis=alt.Axis(tickCount=5, grid=False))
+    axis = alt.Axis(tickCount=5, grid=False, **number_format(low, high))
+    x = alt.X("x:Q", title="ln π before (nats)", scale=scale, axis=axis)
+    y = alt.Y("y:Q", title="ln π after (nats)", scale=scale, axis=axis)
     colour = alt.Color("side:N", legend=None, scale=_scale(sides))
     if len(rows) > POINTS:
         cells = [
@@ -102,10 +106,10 @@ def _histogram(columns: Mapping[str, Vector], title: str, *, zero: bool) -> alt.
                 "from:Q",
                 title=title,
                 scale=alt.Scale(domain=[low, high], nice=False),
-                axis=alt.Axis(grid=False, tickCount=10),
+                axis=alt.Axis(grid=False, tickCount=10, **number_format(low, high)),
             ),
             x2="to:Q",
-            y=alt.Y("pairs:Q", title="pairs", axis=alt.Axis(tickMinStep=1, format=",d")),
+            y=alt.Y("pairs:Q", title="pairs", axis=alt.Axis(**WHOLE)),
             y2=alt.Y2Datum(0),
             color=alt.Color("what:N", title=None, scale=_scale(columns)),
             tooltip=["what:N", _tip("from", "from"), _tip("to", "to"), alt.Tooltip("pairs:Q", format=",")],
@@ -150,7 +154,8 @@ def predicted(
         scale=alt.Scale(domain=[0, 1]),
         axis=alt.Axis(format="%", values=[0, 0.5, 1], grid=False),
     )
-    y = alt.Y("y:Q", title="what happened (nats)", scale=alt.Scale(domain=[low, high], nice=False))
+    scale, axis = alt.Scale(domain=[low, high], nice=False), alt.Axis(**number_format(low, high))
+    y = alt.Y("y:Q", title="what happened (nats)", scale=scale, axis=axis)
     dots = (
         alt.Chart()
         .mark_point(filled=True, size=40 if len(change) < 200 else 18, opacity=0.55, color=theme.CHOSEN)
@@ -178,7 +183,7 @@ def skill(found: Sequence[Row], *, narrow: bool = False) -> alt.TopLevelMixin:
     """Each predictor's rank correlation and area under the curve, with their 95% intervals; guessing is marked.
 
     Args:
-        found: ``score``, and ``value``, ``low`` and ``high`` of ``spearman`` and ``auc``.
+        found: ``score``, whether it is a ``baseline``, and ``value``, ``low`` and ``high`` of ``spearman`` and ``auc``.
         narrow: for a phone.
     """
     order = [row["score"] for row in found]
@@ -188,14 +193,17 @@ def skill(found: Sequence[Row], *, narrow: bool = False) -> alt.TopLevelMixin:
 
 
 def _dots(found: Sequence[Row], order: list[str], name: str, title: str, domain: list[float], guess: float) -> Any:
-    rows = [{"score": row["score"], **row[name]} for row in found]
+    rows = [{"score": row["score"], "plain": bool(row.get("baseline")), **row[name]} for row in found]
+    colour = alt.Color(
+        "plain:N", legend=None, scale=alt.Scale(domain=[False, True], range=[theme.CHOSEN, theme.MARGIN])
+    )
     x = alt.X("value:Q", title=title, scale=alt.Scale(domain=domain), axis=alt.Axis(tickCount=5))
     y = alt.Y("score:N", title=None, sort=order, axis=alt.Axis(labelLimit=120, minExtent=115, maxExtent=115))
     tips = [alt.Tooltip("score:N"), _tip("value", title), _tip("low", "95% from"), _tip("high", "to")]
-    base = alt.Chart(_data(rows)).encode(y=y, tooltip=tips)
+    base = alt.Chart(_data(rows)).encode(y=y, color=colour, tooltip=tips)
     guessing = alt.Chart(_data([{}])).mark_rule(color=theme.SOFT, strokeDash=[4, 3]).encode(x=alt.datum(guess))
-    bars = base.mark_rule(color=theme.CHOSEN, strokeWidth=2).encode(x=alt.X("low:Q", title=title), x2="high:Q")
-    return alt.layer(guessing, bars, base.mark_point(filled=True, size=70, color=theme.CHOSEN).encode(x=x)).properties(
+    bars = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=title), x2="high:Q")
+    return alt.layer(guessing, bars, base.mark_point(filled=True, size=70).encode(x=x)).properties(
         height=28 * len(found)
     )
 
@@ -207,11 +215,12 @@ def gained(tokens: Sequence[Row]) -> alt.TopLevelMixin:
         tokens: ``token`` as text to show, each another one, ``mean_increase`` and ``pairs_in_top``.
     """
     order = [row["token"] for row in tokens]
+    axis = alt.Axis(**number_format(0, max(row["mean_increase"] for row in tokens)))
     chart: alt.TopLevelMixin = (
         alt.Chart(_data(tokens))
         .mark_bar(color=theme.FOURTH)
         .encode(
-            x=alt.X("mean_increase:Q", title="mean increase of probability"),
+            x=alt.X("mean_increase:Q", title="mean increase of probability", axis=axis),
             y=alt.Y("token:N", title=None, sort=order, axis=alt.Axis(labelLimit=160, labelFont="monospace")),
             tooltip=["token:N", _tip("mean_increase", "mean increase"), alt.Tooltip("pairs_in_top:Q", title="pairs")],
         )
@@ -286,7 +295,7 @@ def _range(values: Vector) -> tuple[float, float]:
         low, high = (float(edge) for edge in np.quantile(values, [OUTER, 1 - OUTER]))
     else:
         low, high = float(values.min()), float(values.max())
-    if low == high:
+    if high - low <= _EQUAL * max(abs(low), abs(high)):
         return low - 0.5, high + 0.5
     margin = 0.03 * (high - low)
     return low - margin, high + margin

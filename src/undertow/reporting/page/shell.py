@@ -16,9 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import altair as alt
 import jinja2
 from markupsafe import Markup
 
@@ -27,6 +26,9 @@ from undertow.reporting.page import theme
 from undertow.version import __version__
 from undertow.wording import numbers as words
 from undertow.wording import visible as text
+
+if TYPE_CHECKING:  # it takes a second to import, and a page may have no chart
+    import altair as alt
 
 __all__ = ["Figure", "embedded", "render"]
 
@@ -116,7 +118,9 @@ def render(
         styles=[Markup(style) for style in styles],
         figures={figure.name: figure for figure in figures},
         figure=_placer(environment, figures),
-        charts=embedded({"figures": specs, "config": theme.config(), "colours": theme.variables()}),
+        charts=embedded(
+            {"figures": specs, "config": theme.config(), "colours": theme.variables(), "cases": theme.case_tags()}
+        ),
         embedded_data=embedded(data or {}),
         **context,
     )

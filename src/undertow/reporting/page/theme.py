@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from undertow.wording.names import CASE_TAGS
+
 Mode = Literal["light", "dark"]
 
 CHOSEN, REJECTED = "#0072b2", "#d55e00"
@@ -39,8 +41,8 @@ COLOURS: dict[str, tuple[str, str]] = {
 }
 """Role to its light and its dark value; the CSS variable is ``--ROLE``."""
 
-CASES: dict[int, str] = {1: CHOSEN, 3: BOTH_UP, 2: REJECTED, 4: REVERSED, 0: QUIET, -1: MARGIN}
-"""The colour of a case: cool where the chosen response rises, warm where it falls."""
+CASE_COLOURS: dict[int, str] = {1: CHOSEN, 3: BOTH_UP, 2: REJECTED, 4: REVERSED, 0: QUIET, -1: MARGIN}
+"""The colour of a case, by its code: cool where the chosen response rises, warm where it falls."""
 LINES = (CHOSEN, REJECTED, THIRD, FOURTH, REVERSED, BOTH_UP, MARGIN)
 """For series without a meaning of their own, in this order."""
 
@@ -61,6 +63,12 @@ def css() -> str:
 def variables() -> dict[str, str]:
     """Every colour a chart may name, by what stands in its place in the browser."""
     return {light: f"var(--{role})" for role, (light, _) in COLOURS.items()}
+
+
+def case_tags() -> dict[int, tuple[str, str]]:
+    """What a cell says of a case, and the role of its colour."""
+    roles = {light: role for role, (light, _) in COLOURS.items()}
+    return {code: (tag, roles[CASE_COLOURS[code]]) for code, tag in CASE_TAGS.items()}
 
 
 def config() -> dict[str, Any]:

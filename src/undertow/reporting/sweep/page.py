@@ -12,14 +12,14 @@ from typing import Any
 from undertow.errors import DataError
 from undertow.reporting.page.shell import Figure, render
 from undertow.reporting.training import charts
-from undertow.reporting.training.reading import Run, read_run, spread
-from undertow.training.sweep import SUMMARY
+from undertow.reporting.training.reading import Run, read_run, renamed, spread
+from undertow.training.sweep import SUMMARY, arm_row
 from undertow.wording.numbers import counted, nats, percent, shown_as, signed, token
 from undertow.wording.visible import shown as text_of
 
-__all__ = ["arms_table", "drawn", "figures", "headline", "multi", "names", "read_arms", "report", "row_of"]
+__all__ = ["arms_table", "figures", "headline", "multi", "names", "read_arms", "report", "row_of", "side_by_side"]
 
-DRAWN, NAMED = 150, 4
+MOST_LOOKS, MOST_NAMES = 150, 4
 """Looks a panel draws, and runs a sentence names, at most."""
 
 
@@ -38,7 +38,7 @@ COLUMNS = (
     Column("chosen_change", "chosen", "highest", "signed"),
     Column("rejected_change", "rejected", "", "signed"),
     Column("margin_change", "margin", "highest", "signed"),
-    Column("accuracy", "learned", "highest", "percent"),
+    Column("reward_accuracy", "reward accuracy", "highest", "percent"),
     Column("largest_decrease", "largest decrease", "lowest", "number"),
 )
 
@@ -59,7 +59,7 @@ def figures(folder: str | Path) -> tuple[Figure, ...]:
     Raises:
         DataError: the folder holds no sweep, or an arm's folder is not there.
     """
-    return drawn(read_runs(Path(folder)))
+    return side_by_side(read_runs(Path(folder)))
 
 
 def read_runs(folder: Path) -> list[Run]:
@@ -90,21 +90,14 @@ def read_arms(folder: Path) -> list[dict[str, Any]]:
         raise DataError(
             f"{folder} holds no finished sweep: give its `undertow train … --sweep` command again."
         ) from error
-    return list(arms)
+    return [renamed(arm) for arm in arms]
 
 
 def row_of(run: Run) -> dict[str, Any]:
     """A run as a row of the table, as ``sweep.json`` has them."""
-    final = run.final or {}
-    gains = zip(final.get("gaining_tokens") or (), final.get("gaining") or (), strict=True)
-    return {
-        "arm": run.name,
-        "loss": run.arguments.get("loss"),
-        "steps": run.steps,
-        "pairs": (run.summary or {}).get("data", {}).get("trained"),
-        **{column.name: final.get(column.name) for column in COLUMNS},
-        "gained": [text for text, gain in gains if (gain or 0) > 0],
-    }
+    pairs = (run.summary or {}).get("data", {}).get("trained")
+    loss = run.arguments.get("loss")
+    return arm_row(run.name, loss=loss, steps=run.steps, pairs=pairs, tracked=run.final or {})
 
 
 def names(paths: Sequence[Path]) -> list[str]:
@@ -124,7 +117,7 @@ def _page(title: str, noun: str, runs: Sequence[Run], arms: Sequence[Mapping[str
     return render(
         "sweep.html.j2",
         title=title,
-        figures=drawn(runs),
+        figures=side_by_side(runs),
         eyebrow=_same(runs, "data", "model"),
         headline=headline(noun, arms),
         noun=noun,
@@ -135,7 +128,7 @@ def _page(title: str, noun: str, runs: Sequence[Run], arms: Sequence[Mapping[str
             ],
             "rows": [_cells(row) for row in arms_table(arms)],
         },
-        unfinished=[run.name for run in runs if run.summary is None],
+        unfinished=[run.name for run in runs if run.unfinished],
     )
 
 
@@ -153,9 +146,9 @@ def _cells(row: Mapping[str, Any]) -> list[Any]:
     return [*named, *(cell["value"] for cell in row["cells"]), gained, shown]
 
 
-def drawn(runs: Sequence[Run]) -> tuple[Figure, ...]:
+def side_by_side(runs: Sequence[Run]) -> tuple[Figure, ...]:
     """The small multiples: a panel a run that was tracked."""
-    looks = {run.name: spread(run.looks, DRAWN) for run in runs if run.looks}
+    looks = {run.name: spread(run.looks, MOST_LOOKS) for run in runs if run.looks}
     if not looks:
         return ()
     parts = [
@@ -188,12 +181,12 @@ def headline(noun: str, arms: Sequence[Mapping[str, Any]]) -> str:
     least = [str(arm["arm"]) for arm in learned if arm["displaced"] == best["displaced"]]
     most = f"{worst['arm']} displaces {percent(worst['displaced'])}"
     if len(least) > 1:
-        return f"Of {counts}, {_listed(least)} displace least, {share}; {most}."
+        return f"Of {counts}, {_enumeration(least)} displace least, {share}; {most}."
     return f"Of {counts}, {least[0]} displaces least, {share}, while {grew}; {most}."
 
 
-def _listed(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) <= NAMED else f"{len(names)} of them"
+def _enumeration(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) <= MOST_NAMES else f"{len(names)} of them"
 
 
 def _displacement(arm: Mapping[str, Any]) -> tuple[float, float]:

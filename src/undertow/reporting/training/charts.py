@@ -12,6 +12,7 @@ import altair as alt
 
 from undertow.reporting.page import theme
 from undertow.reporting.page.panels import panels, stacked
+from undertow.reporting.page.ticks import SIGNED, WHOLE
 
 Row = Mapping[str, Any]
 
@@ -31,7 +32,7 @@ LABELLED = 12
 CHANGE = "change since step 0 (nats)"
 STROKES = alt.Legend(symbolType="stroke", symbolSize=300, symbolStrokeWidth=2.5)
 Y = alt.Y("value:Q")
-STEP = alt.Axis(format="d", tickMinStep=1, grid=False)
+STEP = alt.Axis(grid=False, **WHOLE)
 
 
 def course(looks: Sequence[Row], marks: Sequence[Row] = (), *, narrow: bool = False) -> alt.TopLevelMixin:
@@ -75,14 +76,13 @@ def levels(looks: Sequence[Row], fall: tuple[Row, Row] | None = None) -> alt.Top
     return alt.layer(lines, level, drop, text).properties(width="container", height=220)
 
 
-def several(looks: Sequence[Row], names: Mapping[str, str], title: str, *, form: str = "") -> alt.TopLevelMixin:
+def several(looks: Sequence[Row], names: Mapping[str, str], title: str) -> alt.TopLevelMixin:
     """Tracked columns as lines of different colours, such as watched groups of words.
 
     Args:
         looks: the history.
         names: columns, and what each is called in the legend.
-        title: of the y-axis.
-        form: how values are written.
+        title: of the y-axis, whose values are changes.
     """
     rows = _long(looks, names)
     chart = (
@@ -90,10 +90,10 @@ def several(looks: Sequence[Row], names: Mapping[str, str], title: str, *, form:
         .mark_line(strokeWidth=2.5, point=alt.OverlayMarkDef(size=24) if len(looks) <= DOTTED else False)
         .encode(
             x=_step(),
-            y=alt.Y("value:Q", title=title, axis=_axis(format=form) if form else _axis()),
+            y=alt.Y("value:Q", title=title, axis=_axis(format=SIGNED)),
             color=alt.Color("what:N", title=None, scale=_colours(names.values()), legend=STROKES),
             strokeDash=alt.StrokeDash("what:N", title=None, scale=alt.Scale(domain=[*names.values()]), legend=STROKES),
-            tooltip=[_tip("what", "", None), _tip("step", "step", "d"), _tip("value", title, form or ".4f")],
+            tooltip=[_tip("what", "", None), _tip("step", "step", "d"), _tip("value", title, "+.4~g")],
         )
     )
     return alt.layer(_zero(), chart).properties(width="container", height=220)

@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from undertow.maths.displacement import largest_decrease
-from undertow.reporting.audit.charts import CASE_NAMES
 from undertow.reporting.page import theme
 from undertow.reporting.page.settings import flat
 from undertow.reporting.page.shell import Figure, render
 from undertow.reporting.training import charts
 from undertow.reporting.training.reading import CASE, GRADIENT, WATCH, Run, read_run, spread
+from undertow.scoring.columns import PRODUCT_PARTS
+from undertow.wording.names import CASE_LABELS
 from undertow.wording.numbers import MISSING, counted, nats, number, percent, rose, signed, times
 
-__all__ = ["cards", "drawn", "figures", "gaining", "headline", "notes", "report"]
+__all__ = ["cards", "fallen", "figures", "gaining", "headline", "notes", "report", "run_charts"]
 
-DRAWN, LISTED, FIRED = 600, 12, 100
-"""Looks in a chart, looks in the table of tokens, firings in the guards' log, at most."""
+MOST_LOOKS, TABLE_LOOKS, MOST_FIRINGS, MOST_PAIRS = 600, 12, 100, 64
+"""Looks in a chart, looks in the table of tokens, firings in the guards' log, pairs that fell, at most."""
 
 
 def report(folder: str | Path) -> str:
@@ -32,14 +33,16 @@ def report(folder: str | Path) -> str:
     return render(
         "training.html.j2",
         title=f"Training: {run.name}",
-        figures=list(drawn(run)),
+        figures=list(run_charts(run)),
         run=run,
         headline=headline(run),
         strong=percent(run.final["displaced"]) if run.final else MISSING,
         notes=notes(run),
         cards=cards(run),
+        sections=_sections(run),
+        fallen=fallen(run),
         tokens=gaining(run),
-        firings=[{**firing, "number": n} for n, firing in enumerate(run.firings[:FIRED], start=1)],
+        firings=[{**firing, "number": n} for n, firing in enumerate(run.firings[:MOST_FIRINGS], start=1)],
         settings=flat(run.arguments),
     )
 
@@ -50,7 +53,7 @@ def figures(folder: str | Path) -> tuple[Figure, ...]:
     Raises:
         DataError: the folder holds no training run.
     """
-    return tuple(drawn(read_run(folder)))
+    return tuple(run_charts(read_run(folder)))
 
 
 def headline(run: Run) -> str:
@@ -66,7 +69,8 @@ def headline(run: Run) -> str:
     if not run.steps or (margin == 0 and final["chosen_change"] == 0):
         return f"{after} the probe pairs are as they were."
     if margin <= 0:
-        fell = f"; the chosen response is less likely than before in {percent(share)} of the probe pairs"
+        less = f"fell by more than {nats(run.displaced_by)}" if run.displaced_by else "is less likely than before"
+        fell = f"; the chosen response {less} in {percent(share)} of the probe pairs"
         stood = rose(margin, up="grew", still="is what it was")
         return f"{after} the margin {stood}: the preferences were not learned{fell}."
     grew = f"{after} the margin grew by {nats(margin)}"
@@ -80,7 +84,12 @@ def headline(run: Run) -> str:
 def notes(run: Run) -> list[str]:
     """What else a reader has to know before the numbers."""
     found = []
-    if run.summary is None:
+    if run.callback is not None:
+        found.append(
+            "Trained by another library and tracked by DisplacementCallback: the page shows what was tracked. Loss and "
+            "rewards are in that library's own logs."
+        )
+    if run.unfinished:
         found.append("This run is not finished: the page shows what stood in its folder when it was made.")
     stops = [firing for firing in run.firings if firing["action"] in ("stop", "rollback")]
     if stops:
@@ -105,23 +114,83 @@ def cards(run: Run) -> list[dict[str, str]]:
     summary = run.summary or {}
     pairs = summary.get("data", {}).get("trained")
     left = f"; {run.filtered:,} left out" if run.filtered else ""
-    return [
-        _card("Displaced", percent(final["displaced"]), "probe pairs whose chosen response is less likely than before"),
+    by = run.displaced_by
+    less = f"fell by more than {nats(by)}" if by else "is less likely than before"
+    found = [
+        _card("Displaced", percent(final["displaced"]), f"probe pairs whose chosen response {less}"),
         _card("Margin", signed(final["margin_change"]), "nats, chosen minus rejected, against step 0"),
         _card("Chosen", signed(final["chosen_change"]), "nats, mean ln π(chosen), against step 0"),
         _card("Rejected", signed(final["rejected_change"]), "nats, mean ln π(rejected), against step 0"),
-        _card("Learned", percent(final["accuracy"]), "probe pairs whose margin grew"),
+        _card("Reward accuracy", percent(final.get("reward_accuracy")), "probe pairs whose margin grew"),
         _card("Largest decrease", number(final["largest_decrease"]), "nats, of mean ln π(chosen) between two looks"),
+    ]
+    if run.callback is not None:
+        likelier = "probe pairs whose chosen response is the more probable one"
+        return [
+            *found,
+            _card("Likelihood accuracy", percent(final.get("likelihood_accuracy")), likelier),
+            _card("Steps", number(run.steps), "of the optimiser, at the last look"),
+        ]
+    return [
+        *found,
         _card("Mean loss", number(summary.get("loss")), "over all steps of the run"),
         _card("Pairs", number(pairs), f"trained on{left}"),
     ]
 
 
-def drawn(run: Run) -> Iterator[Figure]:
+def fallen(run: Run) -> dict[str, Any]:
+    """The probe pairs whose chosen responses are less likely than before, the worst first, with their texts."""
+    known = [row for row in run.probe if row["chosen_change"] is not None]
+    fell = sorted(
+        (row for row in known if row["chosen_change"] < 0), key=lambda row: (row["chosen_change"], row["row"])
+    )
+    pairs = [
+        {
+            **{name: row[name] for name in ("row", "displaced", "prompt", "chosen", "rejected", "chosen_tokens")},
+            "chosen_change": signed(row["chosen_change"]),
+            "rejected_change": signed(row["rejected_change"]),
+            "margin_change": signed(_difference(row["chosen_change"], row["rejected_change"])),
+        }
+        for row in fell[:MOST_PAIRS]
+    ]
+    return {"pairs": pairs, "says": _fallen_says(run, known, fell), "known": bool(run.probe)}
+
+
+def _fallen_says(run: Run, known: Sequence[Mapping[str, Any]], fell: Sequence[Mapping[str, Any]]) -> str:
+    of = counted(len(known), "probe pair")
+    if not fell:
+        return f"Of {of}, none has a chosen response that is less likely than before."
+    said = f"{len(fell):,} of {of} have a chosen response that is less likely than at step 0, the worst first"
+    counts = sum(bool(row["displaced"]) for row in fell)
+    if run.displaced_by:
+        said += f"; {counts:,} fell by more than {nats(run.displaced_by)} and count as displaced"
+    more = f" The first {MOST_PAIRS} are shown." if len(fell) > MOST_PAIRS else ""
+    return f"{said}.{more}"
+
+
+def _difference(one: float | None, two: float | None) -> float | None:
+    return None if one is None or two is None else one - two
+
+
+def _sections(run: Run) -> list[tuple[str, str]]:
+    """The sections that the page has: what another library's trainer did besides is not known here."""
+    ours = run.callback is None
+    found = {
+        "tracked": ("Probe pairs", True),
+        "fallen": ("Pairs that fell", bool(run.looks)),
+        "tokens": ("Tokens", True),
+        "guards": ("Guards", ours),
+        "log": ("Loss and rewards", ours),
+        "settings": ("Settings", bool(run.arguments)),
+    }
+    return [(name, title) for name, (title, there) in found.items() if there]
+
+
+def run_charts(run: Run) -> Iterator[Figure]:
     """The charts that the run has the numbers for."""
     if run.looks:
-        yield from _tracked(run, spread(run.looks, DRAWN, [firing["step"] for firing in run.firings]))
-    log = spread([entry for entry in run.log if entry.get("loss") is not None], DRAWN)
+        yield from _tracked(run, spread(run.looks, MOST_LOOKS, [firing["step"] for firing in run.firings]))
+    log = spread([entry for entry in run.log if entry.get("loss") is not None], MOST_LOOKS)
     if len(log) > 1:
         first, last = log[0], log[-1]
         says = (
@@ -152,12 +221,12 @@ def _tracked(run: Run, looks: Sequence[Mapping[str, Any]]) -> Iterator[Figure]:
     yield Figure("levels", "Mean log-probabilities", charts.levels(looks, fall), _fall_says(fall) + thinned)
     watched = {name: name.removeprefix(WATCH) for name in run.columns(WATCH)}
     if watched:
-        chart = charts.several(looks, watched, "probability gained", form="+.3f")
+        chart = charts.several(looks, watched, "probability gained")
         yield Figure("watched", "Watched groups of words", chart, _watched_says(run, watched))
-    named = {f"{CASE}{number}": shown for number, shown in CASE_NAMES.items()}
+    named = {f"{CASE}{number}": shown for number, shown in CASE_LABELS.items()}
     cases = {name: shown for name, shown in named.items() if any(row.get(name) for row in run.looks)}
     if cases:
-        colours = {CASE_NAMES[number]: colour for number, colour in theme.CASES.items()}
+        colours = {CASE_LABELS[number]: colour for number, colour in theme.CASE_COLOURS.items()}
         chart = charts.shares(looks, cases, colours, "probe pairs")
         yield Figure("cases", "What one step on a pair does to it", chart, _cases_says(run, cases))
     if run.columns(GRADIENT):
@@ -176,7 +245,7 @@ def gaining(run: Run) -> list[dict[str, Any]]:
                 if (gain or 0) > 0
             ],
         }
-        for row in spread(looks, LISTED)
+        for row in spread(looks, TABLE_LOOKS)
     ]
     tokens = [token for row in table for token in row["tokens"]]
     most = max((token["gain"] for token in tokens), default=1.0)
@@ -202,7 +271,7 @@ def _numbers(run: Run) -> list[list[str]]:
     header = ["step", "chosen", "rejected", "margin", "displaced"]
     rows = [
         [f"{row['step']:,}", *(signed(row[name]) for name in names), percent(row["displaced"])]
-        for row in spread(run.looks, LISTED)
+        for row in spread(run.looks, TABLE_LOOKS)
     ]
     return [header, *rows]
 
@@ -249,8 +318,7 @@ def _cases_says(run: Run, names: Mapping[str, str]) -> str:
 
 def _gradients_says(run: Run) -> str:
     last = run.looks[-1]
-    parts = ("chosen", "cross", "rejected")
-    chosen, cross, rejected = (number(last.get(f"{GRADIENT}{part}")) for part in parts)
+    chosen, cross, rejected = (number(last.get(f"{GRADIENT}{part}")) for part in PRODUCT_PARTS)
     return (
         f"At the end: chosen with itself {chosen}, with rejected {cross}, rejected with itself {rejected}. One step on "
         f"a pair alone raises the chosen response of {percent(last.get(f'{GRADIENT}condition'))} of the probe pairs."

@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from undertow.comparing.folder import PAIRS
 from undertow.errors import OptionError
-from undertow.filtering.what_if import PREDICTORS, best_predictor
-from undertow.reporting.kinds import AUDIT, COMPARE, TRAIN, audit_folders, check_shown, report_html
+from undertow.filtering.what_if import best_predictor
+from undertow.reporting.kinds import WITH_PAIRS, audit_folders, kind_with_page, report_html
 from undertow.reporting.page.shell import render
-from undertow.reporting.sweep.page import multi, names
-from undertow.reporting.texts import TEXTS as TEXTS_FILE
-from undertow.reporting.viewing.table import LARGEST_PAGE, LONGEST_SEARCH, LONGEST_TEXT, TEXTS, PairTable, Query
+from undertow.reporting.viewing.table import LARGEST_PAGE, LONGEST_SEARCH, LONGEST_TEXT, PairTable, Query
+from undertow.runs.names import COMPARE, PAIRS, TRAIN
+from undertow.runs.texts import BY, PAIR_TEXTS, TEXTS
+from undertow.scoring.columns import PREDICTORS
 from undertow.scoring.shards import part_path, read_summary
 from undertow.wording.visible import shown, visible
 
@@ -51,16 +51,16 @@ class Fresh(Generic[T]):
             return self._kept[1] if self._kept else None
 
 
-class ViewedRun:
+class ServedRun:
     """A run's folder and what is shown of it. Safe to use from several threads.
 
     Raises:
-        DataError: the folder holds no run of ours, or one that has no page before it is finished.
+        DataError: the folder holds no run of Undertow, or one that must be finished first.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.kind = folder, check_shown(folder)
-        self.has_pairs = self.kind in (AUDIT, COMPARE)
+        self.folder, self.kind = folder, kind_with_page(folder)
+        self.has_pairs = self.kind in WITH_PAIRS
         pairs_url = "pairs" if self.has_pairs else None
         self._report = Fresh([folder], lambda: report_html(folder, pairs_url=pairs_url))
         self._table = Fresh([folder], self._open)
@@ -120,12 +120,12 @@ class ViewedRun:
             OptionError: there is no such row.
         """
         pair = self._table.get().pair(_whole(given, "row", ""))
-        texts = {name: _whole_text(pair, name) for name in TEXTS if pair.get(name) is not None}
-        by = {shown(name): shown(str(value)) for name, value in pair.items() if name.startswith("by:")}
+        texts = {name: _whole_text(pair, name) for name in PAIR_TEXTS if pair.get(name) is not None}
+        by = {shown(name): shown(str(value)) for name, value in pair.items() if name.startswith(BY)}
         return {"row": pair["row"], "numbers": _visible(pair["numbers"]), "by": by, "texts": texts}
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         table = self._table.kept()
         if table is not None:
             table.close()
@@ -133,10 +133,10 @@ class ViewedRun:
     def _open(self) -> PairTable:
         """The table over what stands in the folder now."""
         if self.kind == COMPARE:
-            return PairTable([self.folder / PAIRS], _existing([self.folder / TEXTS_FILE]))
+            return PairTable([self.folder / PAIRS], _existing([self.folder / TEXTS]))
         runs = audit_folders(self.folder)
         numbers = [part_path(run, part) for run in runs for part in range(len(read_summary(run)["parts"]))]
-        return PairTable(numbers, _existing([run / TEXTS_FILE for run in runs]))
+        return PairTable(numbers, _existing([run / TEXTS for run in runs]))
 
     def _first_sort(self, columns: Sequence[str]) -> tuple[str, bool]:
         """The column that the table is first sorted by, and whether its highest values come first: the worst pairs."""
@@ -146,8 +146,10 @@ class ViewedRun:
         return by, PREDICTORS[by] == "highest"
 
 
-def several_page(runs: Sequence[ViewedRun]) -> str:
+def several_page(runs: Sequence[ServedRun]) -> str:
     """The first page where several runs were named: training runs side by side; of others, or of both, a list."""
+    from undertow.reporting.sweep.page import multi, names
+
     folders = [run.folder.resolve() for run in runs]
     if all(run.kind == TRAIN for run in runs):
         return multi(folders)

@@ -71,7 +71,7 @@ class ReportServer(ThreadingHTTPServer):
         return frozenset(names | set(NAMES) if self.port == 80 else names)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that hangs up is no error of ours; nothing of a request is printed."""
+        """A browser that hangs up is not an error; nothing of a request is printed."""
 
 
 def serve(site: Site, *, port: int = 0, ready: Callable[[str], None]) -> None:

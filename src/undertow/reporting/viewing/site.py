@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl
 
 from undertow.errors import InputError, OptionError
-from undertow.reporting.viewing.runs import ViewedRun, several_page
+from undertow.reporting.viewing.runs import ServedRun, several_page
 
 LONGEST_QUERY = 4096
 HTML, TEXT, DATA = "text/html; charset=utf-8", "text/plain; charset=utf-8", "application/json"
@@ -46,11 +46,11 @@ class Site:
     """The pages of one or several runs. Safe to use from several threads; :meth:`close` it.
 
     Raises:
-        DataError: a folder holds no run of ours.
+        DataError: a folder holds no run of Undertow.
     """
 
     def __init__(self, folders: Sequence[Path]) -> None:
-        self._runs = [ViewedRun(folder) for folder in folders]
+        self._runs = [ServedRun(folder) for folder in folders]
 
     def answer(self, path: str, query: str = "") -> Answer:
         """The answer to ``GET path?query``."""
@@ -68,7 +68,7 @@ class Site:
             return problem(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
 
     def close(self) -> None:
-        """Let go of all files."""
+        """Close all files."""
         for run in self._runs:
             run.close()
 
@@ -84,7 +84,7 @@ class Site:
         return _of_run(self._runs[int(below[1]) - 1], below[2])
 
 
-def _of_run(run: ViewedRun, path: str) -> Page | None:
+def _of_run(run: ServedRun, path: str) -> Page | None:
     """What a run has at a path."""
     pages: dict[str, Page] = {"/": (lambda _: run.report(), frozenset())}
     if run.has_pairs:

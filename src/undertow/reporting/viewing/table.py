@@ -21,14 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from undertow.errors import DataError, OptionError
-from undertow.runs.folder import JSON
+from undertow.runs.identity import JSON
+from undertow.runs.texts import BY, PAIR_TEXTS
 
-TEXTS = ("prompt", "chosen", "rejected")
 LARGEST_PAGE = 200
 LONGEST_SEARCH = 500
 EXCERPT = 160
 LONGEST_TEXT = 200_000
-_BY = "by:"
 _NUMBERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "FLOAT", "DOUBLE", "BOOLEAN")
 _FRACTIONS = ("FLOAT", "DOUBLE")
 # An order is 8 bytes a pair; the pages of the last few are turned without sorting or searching again.
@@ -126,7 +125,7 @@ class PairTable:
         found = self._records("SELECT * FROM numbers WHERE row = ?", [row])
         if not found:
             raise OptionError(f"row={row}: the table has no such row.")
-        texts = ", ".join(f"left({t}, {LONGEST_TEXT}) AS {t}, length({t}) AS {t}_length" for t in TEXTS)
+        texts = ", ".join(f"left({t}, {LONGEST_TEXT}) AS {t}, length({t}) AS {t}_length" for t in PAIR_TEXTS)
         pair: dict[str, Any] = {"row": row, "numbers": found[0]}
         if self.has_texts:
             said = self._records(f"SELECT {texts}{self._by_columns()} FROM texts WHERE row = ?", [row])
@@ -134,7 +133,7 @@ class PairTable:
         return pair
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         with self._lock:
             self._connection.close()
 
@@ -146,16 +145,16 @@ class PairTable:
             raise OptionError("search: this run kept no texts to search in.")
 
     def _find_order(self, sort: str, descending: bool, search: str) -> NDArray[np.int64]:
-        """The rows that fit, in order. ``sort`` is a column of ours."""
+        """The rows that fit, in order. ``sort`` is a known column."""
         column = next(column for column in self.columns if column.name == sort)
         name = _quoted(sort)
         # NaN is a number to a database, and its highest: here it is missing, as an empty cell is.
         value = f"CASE WHEN isnan({name}) THEN NULL ELSE {name} END" if column.fraction else name
-        source = "numbers" if not sort.startswith(_BY) else "numbers JOIN texts USING (row)"
+        source = "numbers" if not sort.startswith(BY) else "numbers JOIN texts USING (row)"
         where, values = "", []
         if search:
-            fits = " OR ".join(f"contains(lower({text}), lower(?))" for text in TEXTS)
-            where, values = f"WHERE row IN (SELECT row FROM texts WHERE {fits})", [search] * len(TEXTS)
+            fits = " OR ".join(f"contains(lower({text}), lower(?))" for text in PAIR_TEXTS)
+            where, values = f"WHERE row IN (SELECT row FROM texts WHERE {fits})", [search] * len(PAIR_TEXTS)
         direction = "DESC" if descending else "ASC"
         with _readable():
             found = self._cursor().execute(
@@ -167,17 +166,17 @@ class PairTable:
         """These rows, in this order."""
         if not rows:
             return []
-        shown = ", ".join(_quoted(column.name) for column in self.columns if not column.name.startswith(_BY))
+        shown = ", ".join(_quoted(column.name) for column in self.columns if not column.name.startswith(BY))
         wanted = "WHERE row IN (SELECT unnest(?))"
         found = {record["row"]: record for record in self._records(f"SELECT {shown} FROM numbers {wanted}", [rows])}
         if self.has_texts:
-            excerpts = ", ".join(f"left({text}, {EXCERPT}) AS {text}" for text in TEXTS)
+            excerpts = ", ".join(f"left({text}, {EXCERPT}) AS {text}" for text in PAIR_TEXTS)
             for record in self._records(f"SELECT row, {excerpts}{self._by_columns()} FROM texts {wanted}", [rows]):
                 found[record["row"]] |= record
         return [found[row] for row in rows]
 
     def _by_columns(self) -> str:
-        return "".join(f", {_quoted(column.name)}" for column in self.columns if column.name.startswith(_BY))
+        return "".join(f", {_quoted(column.name)}" for column in self.columns if column.name.startswith(BY))
 
     def _columns(self) -> Iterator[Column]:
         numbers = self._connection.view("numbers")
@@ -186,7 +185,7 @@ class PairTable:
                 yield Column(name, kind in _NUMBERS, kind in _FRACTIONS)
         if self.has_texts:
             names = self._connection.view("texts").columns
-            yield from (Column(name, False) for name in names if name.startswith(_BY))
+            yield from (Column(name, False) for name in names if name.startswith(BY))
 
     def _view(self, name: str, files: Sequence[Path]) -> None:
         self._connection.read_parquet([_pattern(path) for path in files]).create_view(name)

@@ -3,7 +3,7 @@
 // The report of an audit: the slider, which only looks up what was computed, and the table of pairs.
 
 (() => {
-  const { data, element, number, percent, sides, table, rowsHere, tag, textOfData, view } = undertow;
+  const { data, element, number, percent, sides, table, rowsHere, caseTag, textOfData, view } = undertow;
   const { pairs, dropping } = data;
 
   /* ---- leaving pairs out --------------------------------------------------------------------------------------- */
@@ -66,23 +66,10 @@
 
   /* ---- the pairs ------------------------------------------------------------------------------------------------ */
 
-  const CASES = {
-    1: ["chosen \u2191 rejected \u2193", "chosen"], 2: ["both \u2193", "rejected"], 3: ["both \u2191", "both-up"],
-    4: ["chosen \u2193 rejected \u2191", "reversed"], 0: ["no gradient", "quiet"], "-1": ["unknown", "margin"],
-  };
-  const NUMBERS = {
-    dlogp_chosen: ["\u0394 chosen", "Predicted first-order change of the chosen response's log-probability (dlogp_chosen)"],
-    dlogp_rejected: ["\u0394 rejected", "The same of the rejected response (dlogp_rejected)"],
-    ln_ches: ["ln CHES", "Length-normalised CHES (ln_ches): higher means more displacement expected"],
-    edit_distance: ["distance", "Token edit distance over the longer length (edit_distance)"],
-    chosen_tokens: ["n\u207a", "Tokens of the chosen response (chosen_tokens)"],
-    rejected_tokens: ["n\u207b", "Tokens of the rejected response (rejected_tokens)"],
-  };
-
   const columns = [
     { name: "row", label: "row", kind: "number", down: false },
-    ...(pairs.case ? [{ name: "case", label: "case", kind: "tag", shown: (code) => tag(...(CASES[code] ?? CASES[-1])) }] : []),
-    ...pairs.numbers.map((name) => ({ name, label: NUMBERS[name][0], title: NUMBERS[name][1], kind: "number" })),
+    ...(pairs.case ? [{ name: "case", label: "case", kind: "tag", shown: caseTag }] : []),
+    ...pairs.numbers.map((name) => ({ name, label: pairs.headings[name][0], title: pairs.headings[name][1], kind: "number" })),
     ...pairs.by.map((name) => ({ name: `by:${name}`, label: name, kind: "label" })),
     ...["prompt", "chosen", "rejected"].map((name) => ({ name, label: name, kind: "text", sorts: false })),
   ];

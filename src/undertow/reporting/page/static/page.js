@@ -42,7 +42,7 @@ window.undertow = (() => {
     return minus(value.toLocaleString("en-US", { minimumSignificantDigits: digits, maximumSignificantDigits: digits }));
   }
 
-  /** A share in percent; what is neither none nor all never reads as 0% or 100%. */
+  /** A share in percent; only none and all are written as 0% and 100%. */
   function percent(share, digits = 0) {
     if (share === null || share === undefined || Number.isNaN(share)) return "\u2013";
     const least = 0.5 * 10 ** -(digits + 2);
@@ -405,6 +405,11 @@ window.undertow = (() => {
     return made;
   }
 
+  /** The tag of a pair's case, by its code. */
+  function caseTag(code) {
+    return tag(...(charts.cases[code] ?? charts.cases[-1]));
+  }
+
   /* ---- start ------------------------------------------------------------------------------------------------- */
 
   let resizing;
@@ -413,6 +418,11 @@ window.undertow = (() => {
     for (const button of document.querySelectorAll("[data-copy]")) {
       copies(button, () => button.parentElement.querySelector("code").textContent);
     }
+    // Without this the two responses of a pair stand side by side all the same, unmarked.
+    for (const place of document.querySelectorAll("[data-diff]")) {
+      const [chosen, rejected] = [...place.querySelectorAll(".text-of-data")].map((text) => text.textContent);
+      place.replaceWith(sides([["chosen", "Chosen", chosen], ["rejected", "Rejected", rejected]]));
+    }
     const all = drawAll().finally(() => { document.documentElement.dataset.ready = "true"; });
     addEventListener("resize", () => { clearTimeout(resizing); resizing = setTimeout(drawAll, 150); });
     document.addEventListener("toggle", drawAll, true);
@@ -420,7 +430,7 @@ window.undertow = (() => {
     return all;
   }
 
-  return { data: read("undertow-data"), element, textOfData, number, percent, draw, view, diff, sides, copies, table, rowsHere, tag, start };
+  return { data: read("undertow-data"), element, textOfData, number, percent, draw, view, diff, sides, copies, table, rowsHere, tag, caseTag, start };
 })();
 
 addEventListener("DOMContentLoaded", () => undertow.start());

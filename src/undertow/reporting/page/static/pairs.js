@@ -3,16 +3,11 @@
 // The table of all pairs: sorted, searched and paged by the server, over Parquet.
 
 (() => {
-  const { data, element, number, sides, table, tag, textOfData } = undertow;
+  const { data, element, number, sides, table, caseTag, textOfData } = undertow;
   const TEXTS = ["prompt", "chosen", "rejected"];
   const ALWAYS = ["case", "displaced"];
   const problem = document.getElementById("pairs-problem");
   const known = new Map(data.columns.map((column) => [column.name, column]));
-
-  const CASES = {
-    1: ["chosen \u2191 rejected \u2193", "chosen"], 2: ["both \u2193", "rejected"], 3: ["both \u2191", "both-up"],
-    4: ["chosen \u2193 rejected \u2191", "reversed"], 0: ["no gradient", "quiet"], "-1": ["unknown", "margin"],
-  };
   const isCase = (name) => name === "case" || name.endsWith("_case");
 
   /** Numbers that JSON has no way to write come by name. */
@@ -38,7 +33,7 @@
     const shown = [...new Set(names)].filter((name) => known.has(name)).map((name) => {
       const column = known.get(name);
       if (isCase(name)) {
-        return { name, label: column.label, kind: "tag", shown: (code) => (code === null ? value(null) : tag(...(CASES[code] ?? CASES[-1]))) };
+        return { name, label: column.label, kind: "tag", shown: (code) => (code === null ? value(null) : caseTag(code)) };
       }
       return { name, label: column.label, kind: column.number ? "number" : "text", down: name !== "row", shown: (given) => value(given ?? null) };
     });

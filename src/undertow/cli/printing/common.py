@@ -1,0 +1,25 @@
+"""What every command prints: where its page stands, and the machine-readable summary."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from undertow.files import without_nonfinite
+from undertow.wording.visible import visible
+
+__all__ = ["print_json", "print_report"]
+
+
+def print_report(console: Console, report: Path) -> None:
+    """Where the page stands."""
+    console.print(f"\nReport: {visible(str(report))}", markup=False, soft_wrap=True)
+
+
+def print_json(summary: Mapping[str, Any]) -> None:
+    """The machine-readable summary: one line, the last of standard output."""
+    print(json.dumps(without_nonfinite(summary), ensure_ascii=True, allow_nan=False), flush=True)
