@@ -33,7 +33,7 @@ SERVER.set_forkserver_preload(
         "undertow.auditing.audit",
         "undertow.filtering.filter",
         "undertow.comparing.compare",
-        "undertow.cli.printing.render",
+        "undertow.cli.printing.audit",
     ]
 )
 

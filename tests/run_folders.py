@@ -28,9 +28,14 @@ def made(folder: Path, rows: list[dict[str, Any]] | None = None) -> tuple[Path, 
 
 def trained(data: Path, model: Path, out: Path, **options: Any) -> Path:
     """A training run of a few steps, looked at every second one."""
-    given = {"lr": 1e-3, "max_steps": 8, "batch_size": 3, "track_every": 2, "save_every": 4, "device": "cpu"} | options
-    train_to_folder(data, str(model), out, TrainSettings(tokens=TOKENS, dtype="float32", **given))
+    train_to_folder(data, str(model), out, train_settings(**options))
     return out
+
+
+def train_settings(**options: Any) -> TrainSettings:
+    """Those of such a run."""
+    given = {"lr": 1e-3, "max_steps": 8, "batch_size": 3, "track_every": 2, "save_every": 4, "device": "cpu"} | options
+    return TrainSettings(tokens=TOKENS, dtype="float32", **given)
 
 
 def audited(data: Path, model: Path, out: Path) -> Path:

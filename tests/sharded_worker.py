@@ -13,7 +13,7 @@ from tiny import random_pairs, tiny_model
 from undertow.training.dataset import collate
 from undertow.training.forward import train_on_pairs, with_whole_weights
 from undertow.training.tracking.gradients import GradientProbe
-from undertow.training.tracking.tracker import look
+from undertow.training.tracking.look import look
 
 PAIRS = random_pairs(4)
 LOSS = ut.losses.DPO(beta=0.7)
@@ -23,7 +23,8 @@ PROBE = GradientProbe(LOSS)
 def gradients(hf) -> dict[str, torch.Tensor]:
     inputs = collate([(pair, -3.0, -2.0) for pair in PAIRS])
     found = hf(input_ids=inputs["input_ids"], position_ids=inputs["position_ids"], trees=inputs["trees"])
-    LOSS(ut.Logps(**found, ref_chosen=inputs["ref_chosen"], ref_rejected=inputs["ref_rejected"])).mean().backward()
+    references = {name: torch.tensor(inputs[name], dtype=torch.float64) for name in ("ref_chosen", "ref_rejected")}
+    LOSS(ut.Logps(**found, **references)).mean().backward()
     grads = {name: parameter.grad for name, parameter in hf.named_parameters()}
     return {name: grad.full_tensor() if isinstance(grad, DTensor) else grad for name, grad in grads.items()}
 

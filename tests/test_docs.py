@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 
 import undertow as ut
+from undertow.cli import reference
+from undertow.comparing.pairs import SCHEMA as COMPARED
+from undertow.scoring.columns import COLUMNS
+from undertow.training.tracking.names import tracked_names
 
 DOCS = Path(__file__).parents[1] / "docs"
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -46,3 +50,20 @@ def test_a_page_shows_what_its_example_prints(page: str, one_model) -> None:
 def test_every_page_is_linked_from_the_readme() -> None:
     readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
     assert [page.name for page in DOCS.glob("*.md") if f"docs/{page.name}" not in readme] == []
+
+
+def test_every_option_stands_in_the_docs_as_the_command_line_has_it() -> None:
+    assert (DOCS / "commands.md").read_text(encoding="utf-8") == reference.page(), "run: make reference"
+
+
+def test_every_option_says_what_it_does() -> None:
+    rows = [line for line in reference.page().splitlines() if line.startswith("| `-")]
+    assert rows
+    assert [row for row in rows if row.endswith("|  |")] == []
+
+
+def test_the_glossary_has_every_column_and_every_tracked_value() -> None:
+    text = (DOCS / "glossary.md").read_text(encoding="utf-8")
+    tracked = {name for name in tracked_names(gradients=True) if "/" not in name}
+    names = {*(column.name for column in COLUMNS), *COMPARED.names, *tracked} - {"margin"}
+    assert sorted(name for name in names if f"`{name}`" not in text) == []
