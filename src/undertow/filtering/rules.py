@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from undertow.runs.token_file import TokenFile
 
 RECORD = "filtered.jsonl"
-_FORM = "expected 'SCORE SELECTOR AMOUNT', for example 'ln_ches drop-highest 10%'"
+_FORM = "expected 'SCORE SELECTOR AMOUNT', for example 'dlogp_chosen drop-lowest 10%'"
 _KINDS = tuple(kind for kind in KINDS if kind not in LINKS)
 _PART = 512
 

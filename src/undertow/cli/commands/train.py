@@ -154,7 +154,7 @@ def train(
         list[str] | None,
         typer.Option(
             "--filter",
-            help="'SCORE SELECTOR AMOUNT', e.g. 'ln_ches drop-highest 10%': audit first, leave these pairs out.",
+            help="'SCORE SELECTOR AMOUNT', e.g. 'dlogp_chosen drop-lowest 10%': audit first, leave these pairs out.",
             rich_help_panel=TRAINING,
         ),
     ] = None,
