@@ -60,7 +60,7 @@ def test_gradients_equal_plain_autograd(smollm2_folder: Path, shared_data: Path)
     assert len(short) == 2
     inputs = collate([(pair, -70.0, -60.0) for pair in short])
     loss = ut.losses.DPO(beta=0.1)
-    reference = {name: inputs[name] for name in ("ref_chosen", "ref_rejected")}
+    reference = {name: torch.tensor(inputs[name], dtype=torch.float64) for name in ("ref_chosen", "ref_rejected")}
 
     assert model.attention == "tree"
     train_on_pairs(model)
