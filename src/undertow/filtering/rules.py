@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
+import pyarrow as pa
 
 from undertow.errors import OptionError
 from undertow.files import write_atomically
 from undertow.filtering.selection import KINDS, LINKS, Kind, Selector, judge, numeric_columns
-from undertow.scoring.columns import COLUMNS, LEVELS
+from undertow.scoring.columns import COLUMNS, LEVELS, numbers_of
 from undertow.scoring.levels import schema
 
 if TYPE_CHECKING:
@@ -91,14 +92,11 @@ def kept_pairs(
     scorer = Scorer(level, model, loss, reference)
     drop = np.zeros(spool.pairs, dtype=bool)
     reasons: dict[int, str] = {}
-    tables = list(score_parts(spool, scorer, part_pairs=_PART, watch=watch))
-    rows = np.concatenate([table["row"].to_numpy() for table in tables])
+    table = pa.concat_tables(score_parts(spool, scorer, part_pairs=_PART, watch=watch))
+    rows = table["row"].to_numpy()
+    cases = table["case"].to_numpy() if "case" in table.column_names else None
     for rule in rules:
-        scores = np.concatenate([table[rule.by].to_numpy().astype(np.float64) for table in tables])
-        cases = (
-            np.concatenate([table["case"].to_numpy() for table in tables]) if "case" in scorer.schema.names else None
-        )
-        verdict = judge(scores, [rule.selector], by=rule.by, cases=cases)
+        verdict = judge(numbers_of(table, rule.by), [rule.selector], by=rule.by, cases=cases)
         drop |= ~verdict.keep
         reasons |= {int(n): verdict.reason(int(n)) for n in np.flatnonzero(~verdict.keep)}
     if drop.all():

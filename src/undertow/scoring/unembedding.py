@@ -91,10 +91,11 @@ def pull_row(states: PairStates, head: Head, update: Tensor, own: tuple[float, f
         own: what this pair alone contributes to the two changes.
     """
     chosen, rejected = _by_response(pull(update, residual_rows(states, head)), states)
+    others = chosen - own[0]
     return {
-        "pull": chosen,
+        "pull": own[0] + others,  # to the last digit what is computed for scores that only have the parts
         "pull_own": own[0],
-        "pull_others": chosen - own[0],
+        "pull_others": others,
         "pull_rejected_own": own[1],
         "pull_rejected_others": rejected - own[1],
     }
