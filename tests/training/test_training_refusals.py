@@ -34,7 +34,7 @@ WRONG = [
     (["--watch", "a=x", "--watch", "a=y"], "the group a is given twice"),
     (["--schedule", "cosin"], "--schedule cosin: expected one of linear, cosine,"),
     (["--schedule", "warmup_stable_decay"], "--schedule warmup_stable_decay: expected one of"),
-    (["--optimiser", "adam"], "--optimiser adam: expected one of rmsprop, adamw. Did you mean adamw?"),
+    (["--optimiser", "adam"], "--optimiser adam: expected one of rmsprop, adamw, sgd. Did you mean adamw?"),
     (["--optimizer", "adam"], "--optimiser adam: expected"),
     (["--dtype", "float16"], "--dtype float16: expected one of"),
     (["--device", "gpu"], "--device gpu: expected one of"),

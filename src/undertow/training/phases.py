@@ -30,7 +30,7 @@ from undertow.training.tracking.gradients import GradientProbe
 from undertow.training.tracking.tracker import Tracker, words_to_ids
 from undertow.training.trainer import PairTrainer, PreferenceTrainer, SupervisedTrainer, complete_checkpoints
 
-OPTIMISERS = {"rmsprop": "rmsprop", "adamw": "adamw_torch"}
+OPTIMISERS = {"rmsprop": "rmsprop", "adamw": "adamw_torch", "sgd": "sgd"}
 # transformers has renamed it within its fifth version, and warns where it is called by the old name.
 _CHECKPOINTING = next(
     name

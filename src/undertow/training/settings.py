@@ -20,7 +20,7 @@ from undertow.runs.settings import DataSettings, LossSettings
 from undertow.training.guards.language import Guards
 from undertow.training.tracking.names import GRADIENT_NAMES, tracked_names
 
-Optimiser = Literal["rmsprop", "adamw"]
+Optimiser = Literal["rmsprop", "adamw", "sgd"]
 FEWEST_PROBED, MOST_PROBED = 8, 64
 SCHEDULES = (
     "linear",

@@ -70,7 +70,7 @@ def train(
     ] = 1,
     lr: Annotated[float, typer.Option("--lr", help="Learning rate.", rich_help_panel=TRAINING)] = 1e-6,
     optimiser: Annotated[
-        str, typer.Option("--optimiser", "--optimizer", help="rmsprop or adamw.", rich_help_panel=TRAINING)
+        str, typer.Option("--optimiser", "--optimizer", help="rmsprop, adamw or sgd.", rich_help_panel=TRAINING)
     ] = "rmsprop",
     schedule: Annotated[
         str,
