@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import platform
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from undertow.models.loading import (
 from undertow.models.model import Model
 from undertow.models.sources import ModelSource, find_model
 from undertow.runs.identity import token_identity
-from undertow.runs.preparation import prepare
+from undertow.runs.preparation import Prepared, prepare
 from undertow.runs.progress import Silent, Watcher
 from undertow.runs.settings import Shard
 from undertow.runs.targets import Target, check_targets, data_input, model_inputs
@@ -99,6 +100,18 @@ def audit(
         return table
 
 
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """A finished audit whose data and models are still at hand, for what goes on from there."""
+
+    summary: dict[str, Any]
+    store: ScoreStore
+    ready: Prepared
+    encoder: PairEncoder
+    model: Model | None
+    reference: Model | None
+
+
 def audit_to_folder(
     data: str | Path,
     model_name: str,
@@ -115,6 +128,25 @@ def audit_to_folder(
 
     Raises:
         InputError: the data, the model, the options or the output folder cannot be used.
+    """
+    with auditing(data, model_name, out, settings, overwrite=overwrite, watch=watch) as done:
+        return done.summary
+
+
+@contextlib.contextmanager
+def auditing(
+    data: str | Path,
+    model_name: str,
+    out: str | Path,
+    settings: AuditSettings | None = None,
+    *,
+    overwrite: bool = False,
+    watch: Watcher | None = None,
+) -> Iterator[Audited]:
+    """The same; tokens and models stay until the context ends.
+
+    Raises:
+        InputError: as above.
     """
     settings, watch = settings or AuditSettings(), watch or Silent()
     store = ScoreStore(Path(out))
@@ -161,7 +193,8 @@ def audit_to_folder(
                 keep_texts(ready.texts, store.folder)
             if store.finished:
                 watch.note(f"{out} is finished already: nothing was scored again.")
-                return store.summary()
+                yield Audited(store.summary(), store, ready, encoder, model, reference)
+                return
             seconds = _score(store, spool, scorer, settings.part_pairs, watch)
             store.write_skipped(bad)
             summary = {
@@ -177,10 +210,10 @@ def audit_to_folder(
                 "scoring": seconds,
             }
             summary = store.commit(summary)
-    if summary["nonfinite"]["count"]:
-        rows = ", ".join(map(str, summary["nonfinite"]["rows"]))
-        watch.note(f"{summary['nonfinite']['count']} pairs have scores that are not finite (rows {rows}).")
-    return summary
+            if summary["nonfinite"]["count"]:
+                rows = ", ".join(map(str, summary["nonfinite"]["rows"]))
+                watch.note(f"{summary['nonfinite']['count']} pairs have scores that are not finite (rows {rows}).")
+            yield Audited(summary, store, ready, encoder, model, reference)
 
 
 def _check_scorer(scorer: Scorer) -> None:

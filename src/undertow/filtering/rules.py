@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -37,8 +38,12 @@ class Rule:
     selector: Selector
 
     @classmethod
-    def parse(cls, text: str) -> Rule:
+    def parse(cls, text: str, scores: Sequence[str] | None = None) -> Rule:
         """What was typed after ``--filter``.
+
+        Args:
+            text: the rule.
+            scores: the numeric columns there are; those that an audit while training begins can have, where None.
 
         Raises:
             OptionError: it is no such rule; the message shows one.
@@ -46,9 +51,10 @@ class Rule:
         found = re.fullmatch(r"\s*(\S+)\s+(\S+)\s+(\S+)\s*", text)
         if not found or found[2] not in _KINDS:
             raise OptionError(f"--filter {text!r}: {_FORM}; selectors: {', '.join(_KINDS)}.")
-        scores = numeric_columns(schema(LEVELS[-1]))
-        if found[1] not in scores:
-            raise OptionError(f"--filter {text!r}: {_why_not(found[1])}; scores: {', '.join(scores)}.")
+        known = numeric_columns(schema(LEVELS[-1])) if scores is None else scores
+        if found[1] not in known:
+            why = _why_not(found[1]) if scores is None else f"there is no score {found[1]}"
+            raise OptionError(f"--filter {text!r}: {why}; scores: {', '.join(known)}.")
         return cls(found[1], Selector.parse(cast(Kind, found[2]), found[3]))
 
     @property
@@ -66,6 +72,22 @@ def _why_not(name: str) -> str:
     if column.option:
         return f"{name} takes a pass over all data: use `undertow audit … --{column.option}`, then `undertow filter`"
     return f"{name} holds no numbers"
+
+
+def left_out(table: pa.Table, rules: Sequence[Rule]) -> dict[int, str]:
+    """The numbers of the pairs that rules leave out of a table of scores, each with the reason.
+
+    Raises:
+        OptionError: no pair stays.
+    """
+    reasons: dict[int, str] = {}
+    cases = table["case"].to_numpy() if "case" in table.column_names else None
+    for rule in rules:
+        verdict = judge(numbers_of(table, rule.by), [rule.selector], by=rule.by, cases=cases)
+        reasons |= {int(n): verdict.reason(int(n)) for n in np.flatnonzero(~verdict.keep)}
+    if len(reasons) == len(table):
+        raise OptionError(f"--filter: no pair stays of {len(table)}.")
+    return reasons
 
 
 def kept_pairs(
@@ -90,17 +112,10 @@ def kept_pairs(
     level = max((rule.level for rule in rules), key=LEVELS.index)
     watch.phase("filtering", pairs=spool.pairs, tokens=spool.tokens)
     scorer = Scorer(level, model, loss, reference)
-    drop = np.zeros(spool.pairs, dtype=bool)
-    reasons: dict[int, str] = {}
     table = pa.concat_tables(score_parts(spool, scorer, part_pairs=_PART, watch=watch))
     rows = table["row"].to_numpy()
-    cases = table["case"].to_numpy() if "case" in table.column_names else None
-    for rule in rules:
-        verdict = judge(numbers_of(table, rule.by), [rule.selector], by=rule.by, cases=cases)
-        drop |= ~verdict.keep
-        reasons |= {int(n): verdict.reason(int(n)) for n in np.flatnonzero(~verdict.keep)}
-    if drop.all():
-        raise OptionError(f"--filter: no pair stays of {spool.pairs}.")
+    reasons = left_out(table, rules)
+    drop = np.isin(np.arange(len(table)), list(reasons))
     with write_atomically(folder / RECORD) as file:
         for n in np.flatnonzero(drop):
             file.write(json.dumps({"row": int(rows[n]), "reason": reasons[int(n)]}).encode() + b"\n")

@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
-__all__ = ["AUDIT", "COMPARE", "PAIRS", "SUMMARIES", "SWEEP", "TRACKING", "TRAIN"]
+__all__ = [
+    "AUDIT",
+    "COMPARE",
+    "FORECAST",
+    "HELD_OUT_FORECAST",
+    "PAIRS",
+    "PAIR_FORECAST",
+    "SUMMARIES",
+    "SWEEP",
+    "TEXTS_FORECAST",
+    "TRACKING",
+    "TRAIN",
+]
 
-AUDIT, TRAIN, SWEEP, COMPARE = "audit", "train", "sweep", "compare"
+AUDIT, FORECAST, TRAIN, SWEEP, COMPARE = "audit", "forecast", "train", "sweep", "compare"
 """Kinds of runs: the commands that write them, and a training run of several arms."""
-SUMMARIES = {AUDIT: "audit.json", TRAIN: "train.json", SWEEP: "sweep.json", COMPARE: "compare.json"}
+SUMMARIES = {
+    AUDIT: "audit.json",
+    FORECAST: "forecast.json",
+    TRAIN: "train.json",
+    SWEEP: "sweep.json",
+    COMPARE: "compare.json",
+}
 """The file that a run of each kind writes last."""
 PAIRS = "pairs.parquet"
 """Of a comparison: one row a pair."""
 TRACKING = "tracking.parquet"
 """Of a training run, ours or one that a callback followed: one row a look at the probe set."""
+PAIR_FORECAST, HELD_OUT_FORECAST, TEXTS_FORECAST = (
+    "forecast.parquet",
+    "held-out-forecast.parquet",
+    "texts-forecast.parquet",
+)
+"""Of a forecast, in the folder of its audit: one row a pair of the data, of the held-out pairs, and a text."""

@@ -117,7 +117,7 @@ def fit_supervised(
 def _common(dataset: PairDataset, model: Model, settings: TrainSettings, out: Path) -> dict[str, Any]:
     """What both phases' trainers get."""
     set_seed(settings.seed)
-    hf = _trainable(model, settings)
+    hf = trainable(model, settings)
     train_on_pairs(model)
     return {
         "model": hf,
@@ -184,8 +184,8 @@ def _probe(spool: TokenFile, count: int) -> Sequence[int]:
     return [n * spool.pairs // count for n in range(count)]
 
 
-def _trainable(model: Model, settings: TrainSettings) -> Any:
-    """The model with the weights that shall learn: all, or those of a low-rank adapter."""
+def trainable(model: Model, settings: TrainSettings) -> Any:
+    """Make those of the model's weights learn that shall: all, or those of a low-rank adapter."""
     if not settings.lora_r:
         return model.hf.requires_grad_(True)
     from peft import LoraConfig, get_peft_model

@@ -1,0 +1,641 @@
+"""The whole of ``undertow forecast``: data, a model and a training run's options in, what that run will do out."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil  # type: ignore[import-untyped]
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers.trainer_utils import set_seed
+
+from undertow.auditing.audit import Audited, auditing
+from undertow.data.pairs import BadRow
+from undertow.data.reading import open_pairs
+from undertow.data.texts import Text, encode_texts, read_texts
+from undertow.data.tokens.encoder import PairEncoder, TokenPair
+from undertow.errors import SHOWN_BAD_ROWS, BadRowsError, ModelError, OptionError
+from undertow.filtering.rules import Rule, left_out
+from undertow.forecasting.folder import ENTANGLEMENT, LOOK, ForecastFolder, digest, read_tensors
+from undertow.forecasting.look import moved, paired_logps, response_logps, step_of_gradients
+from undertow.forecasting.measure import (
+    Engine,
+    bytes_needed,
+    measured_features,
+    minibatches,
+    scaling,
+    spread_evenly,
+)
+from undertow.forecasting.moments import add_gradient
+from undertow.forecasting.outcome import (
+    Outcome,
+    curve_record,
+    group_means,
+    held_out_table,
+    outcome_of,
+    pair_table,
+    share_displaced,
+    text_table,
+)
+from undertow.forecasting.settings import ForecastSettings
+from undertow.forecasting.simulation import Simulation, Study, mean_of, simulate_order
+from undertow.maths.linearised import Curvature, Features
+from undertow.models.device import choose_dtype
+from undertow.models.gradients import Response, check_pieces, trained_parameters
+from undertow.models.loading import quiet_transformers
+from undertow.models.model import Model
+from undertow.runs.names import HELD_OUT_FORECAST, PAIR_FORECAST, TEXTS_FORECAST
+from undertow.runs.preparation import prepare
+from undertow.runs.progress import Silent, Watcher
+from undertow.runs.settings import Shard
+from undertow.runs.targets import Target, check_targets, data_input, file_input
+from undertow.scoring.columns import numbers_of
+from undertow.training.forward import turn_off_dropout
+from undertow.training.order import Step, training_steps
+from undertow.training.phases import trainable
+from undertow.training.reference import reference_key, reference_logps
+from undertow.training.settings import TrainSettings
+from undertow.version import __version__
+
+__all__ = ["forecast_to_folder"]
+
+MOST_MINIBATCHES = 32
+"""Of which the second moments are the mean: more tell little more, and cost as much as training on them."""
+LIBRARIES = ("torch", "transformers", "tokenizers", "pyarrow", "numpy")
+_BEARS = (
+    *("loss", "ref", "tokens", "reading", "epochs", "max_steps", "batch_size", "accumulate", "lr", "optimiser"),
+    *("schedule", "warmup_steps", "max_grad_norm", "lora_r", "lora_alpha", "filter", "packed", "seed"),
+)
+"""Options of training that the forecast depends on."""
+
+
+def forecast_to_folder(
+    data: str | Path,
+    model_name: str,
+    out: str | Path,
+    settings: ForecastSettings | None = None,
+    *,
+    overwrite: bool = False,
+    watch: Watcher | None = None,
+) -> dict[str, Any]:
+    """Forecast a training run into a folder, as ``undertow forecast`` does; returns what ``forecast.json`` then holds.
+
+    The folder becomes that of an audit first, or is one already; a run that was stopped goes on where it stopped.
+
+    Raises:
+        InputError: the data, the model, the options or the output folder cannot be used.
+    """
+    settings, watch = settings or ForecastSettings(), watch or Silent()
+    for option, path in (("--held-out", settings.held_out), ("--texts", settings.texts)):
+        if path:
+            check_targets([Target("--out", Path(out), "run")], file_input(option, Path(path)))
+    check_targets(
+        [Target("--out", Path(out), "run")], data_input(data, settings.train.data.split, settings.train.data.name)
+    )
+    texts = read_texts(settings.texts) if settings.texts else []
+    with (
+        contextlib.ExitStack() as stack,
+        auditing(data, model_name, out, settings.audit_settings(), overwrite=overwrite, watch=watch) as audited,
+    ):
+        held = _held_out(settings, audited.encoder, watch, stack)
+        tokens = _text_tokens(texts, audited.encoder)
+        folder = ForecastFolder(Path(out))
+        folder.check_writable()
+        with contextlib.closing(folder):
+            model = _model(audited, settings, model_name)
+            run = _Run(data, audited, settings, folder, watch, model, held, texts, tokens)
+            folder.begin(run.identity(), run.arguments(model_name), overwrite=overwrite)
+            if folder.finished:
+                watch.note(f"{out} is finished already: nothing was forecast again.")
+                return folder.summary()
+            return folder.commit({"arguments": run.arguments(model_name), **run.forecast()})
+
+
+def _model(audited: Audited, settings: ForecastSettings, name: str) -> Model:
+    """The model that is differentiated, in float32: at levels without one it is loaded now."""
+    if audited.model is not None:
+        return audited.model
+    from undertow.models.loading import load_model
+
+    train = settings.train
+    return load_model(
+        name,
+        device=train.device,
+        dtype="float32",
+        trust_remote_code=train.trust_remote_code,
+        packed=train.packed,
+        tokenizer=audited.encoder.tokenizer,
+    )
+
+
+def _held_out(
+    settings: ForecastSettings, encoder: PairEncoder, watch: Watcher, stack: contextlib.ExitStack
+) -> list[TokenPair]:
+    """The pairs that are only looked at, as tokens."""
+    if not settings.held_out:
+        return []
+    reading = settings.train.data
+    pairs = open_pairs(
+        settings.held_out,
+        format=reading.format,
+        columns=dict(reading.columns) if reading.columns else None,
+        on_bad_row=reading.on_bad_row,
+        empty_prompt=reading.empty_prompt,
+    )
+    ready = stack.enter_context(prepare(pairs.entries(), encoder, Shard(), reading.on_bad_row, watch))
+    return list(ready.spool.read(0, ready.spool.pairs))
+
+
+def _text_tokens(texts: Sequence[Text], encoder: PairEncoder) -> list[TokenPair]:
+    if not texts:
+        return []
+    open_end = PairEncoder(encoder.tokenizer, replace(encoder.settings, eot=False), vocabulary=encoder.vocabulary)
+    found: list[TokenPair] = []
+    bad: list[BadRow] = []
+    for one in encode_texts(list(texts), encoder, open_end):
+        if isinstance(one, BadRow):
+            bad.append(one)
+        else:
+            found.append(one)
+    if bad:
+        raise BadRowsError(bad[:SHOWN_BAD_ROWS], len(bad))
+    return found
+
+
+@dataclass(slots=True)
+class _Run:
+    """What the stages of a forecast share."""
+
+    data: str | Path
+    audited: Audited
+    settings: ForecastSettings
+    folder: ForecastFolder
+    watch: Watcher
+    model: Model
+    held: Sequence[TokenPair]
+    texts: Sequence[Text]
+    text_tokens: Sequence[TokenPair]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def train(self) -> TrainSettings:
+        return self.settings.train
+
+    def arguments(self, model_name: str) -> Mapping[str, Any]:
+        """What was asked for."""
+        return {"data": str(self.data), "model": model_name, **self.settings.record()}
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that the forecast depends on."""
+        record, model, reference = self.train.record(), self.model, self.audited.reference
+        own = {
+            name: value
+            for name, value in self.settings.record().items()
+            if name not in ("training", "by", "level", "pull")
+        }
+        return {
+            "data": self.audited.ready.fingerprint,
+            "tokenizer and template": self.audited.encoder.fingerprint,
+            "model weights": model.weights_fingerprint(),
+            "reference weights": reference.weights_fingerprint() if reference else None,
+            "products": str(self._products()),
+            "device": model.device.type,
+            "attention": model.attention,
+            "held-out pairs": digest(*((pair.row, pair.pair_id) for pair in self.held)),
+            "texts": digest(*((text.row, text.group, text.end) for text in self.texts), *self.text_tokens),
+            **{f"option {name}": own[name] for name in own if name not in ("held_out", "texts")},
+            **{f"option {name}": record[name] for name in _BEARS},
+        }
+
+    def forecast(self) -> dict[str, Any]:
+        """All stages; what they came to."""
+        self.watch.note(self._assumed())
+        pairs = list(self.audited.ready.spool.read(0, self.audited.ready.spool.pairs))
+        table = self.audited.store.read_parts()
+        kept = self._kept(table)
+        sample = self._sample(len(pairs))
+        steps = training_steps(
+            len(kept),
+            self.train,
+            world_size=self.settings.world_size,
+            order="unknown" if self.settings.order == "unknown" else self.settings.order,
+        )
+        with self._engine() as engine:
+            logps, reference, norms = self._starts(pairs, table)
+            study, scales = self._study(engine, pairs, kept, sample, steps, logps, reference, norms)
+            found = self._simulate(study, kept)
+            looked = None
+            if self.settings.look:
+                study, looked = self._look(engine, study, found, pairs, scales)
+                found = self._simulate(study, kept)
+            groups = [text.group for text in self.texts]
+            outcome = outcome_of(study, found, protect=self.settings.protect, groups=groups)
+            outside = self._outside(engine, study, found, outcome, pairs, kept, scales)
+        rows = np.array([pair.row for pair in pairs], dtype=np.int64)
+        self._keep(study, kept)
+        self.folder.write_table(
+            PAIR_FORECAST, pair_table(rows, [p.pair_id for p in pairs], study, found, outcome, outside_push=outside)
+        )
+        if self.held:
+            self.folder.write_table(
+                HELD_OUT_FORECAST,
+                held_out_table([p.row for p in self.held], [p.pair_id for p in self.held], study, found),
+            )
+        if self.texts:
+            listed: dict[str, Sequence[Any]] = {
+                "row": [text.row for text in self.texts],
+                "group": groups,
+                "prompt": [_prompt_text(text) for text in self.texts],
+                "response": [text.response for text in self.texts],
+            }
+            self.folder.write_table(TEXTS_FORECAST, text_table(listed, study, found))
+        return self._summary(study, found, outcome, looked, kept, steps, pairs, groups)
+
+    def _assumed(self) -> str:
+        said = ["Not simulated: dropout (training here has none)"]
+        if self.train.weight_decay:
+            said.append(f"weight decay ({self.train.weight_decay:g})")
+        if self.train.guard:
+            said.append("guards")
+        return ", ".join(said) + "."
+
+    def _products(self) -> torch.dtype | None:
+        kind = choose_dtype(self.train.dtype, self.model.device)
+        return torch.bfloat16 if kind == torch.bfloat16 else None
+
+    @contextlib.contextmanager
+    def _engine(self) -> Iterator[Engine]:
+        """The model with the weights that training would train, dropout off."""
+        model = self.model
+        set_seed(self.train.seed)  # as training does before a low-rank adapter draws its first weights
+        with quiet_transformers():
+            trainable(model, self.train)
+        turn_off_dropout(model.hf)
+        parameters = trained_parameters(model.hf)
+        self._check_memory(parameters)
+        draw = np.random.default_rng(0)
+        problem = check_pieces(model, parameters, lambda count: draw.integers(0, model.vocabulary, count).tolist())
+        if problem:
+            self.watch.note(f"Gradients are computed one response at a time: {problem}.")
+        yield Engine(model, parameters, problem is None, self._products(), self.settings.batch_tokens)
+
+    def _check_memory(self, parameters: Mapping[str, torch.nn.Parameter]) -> None:
+        needed = bytes_needed(parameters)
+        device = self.model.device
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+        if needed > free:
+            raise ModelError(
+                f"The forecast needs {needed / 2**30:.1f} GiB besides the weights (a gradient, the optimiser's scaling "
+                f"and a copy, in float32), and {free / 2**30:.1f} GiB are free. Forecast an adapter (--lora-r 16), or "
+                "take a machine with more memory."
+            )
+
+    def _kept(self, table: pa.Table) -> NDArray[np.int64]:
+        """The numbers of the pairs to train on."""
+        rules = [Rule.parse(text) for text in self.train.filter]
+        return np.setdiff1d(np.arange(len(table)), list(left_out(table, rules)))
+
+    def _sample(self, pairs: int) -> NDArray[np.int64]:
+        count = self.settings.sample_of(pairs)
+        if count == pairs:
+            return np.arange(pairs)
+        self.watch.note(f"{count} of {pairs:,} pairs get gradient features; the others are stood in for by them.")
+        return np.sort(np.random.default_rng(self.train.seed).permutation(pairs)[:count])
+
+    def _starts(self, pairs: Sequence[TokenPair], table: pa.Table) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Log-probabilities of all pairs at the start and under the reference, ``[N, 2]``, and gradient norms."""
+        names = table.column_names
+        if "logp_chosen" in names:
+            logps = torch.from_numpy(
+                np.stack([numbers_of(table, f"logp_{side}") for side in ("chosen", "rejected")], 1)
+            )
+            gg = [torch.from_numpy(numbers_of(table, f"gg_{side}")) for side in ("chosen", "rejected")]
+            norms: Tensor | None = torch.stack(gg, 1).clamp_min(0).sqrt()
+        else:
+            self.watch.phase("log-probabilities", pairs=len(pairs), tokens=sum(pair.total for pair in pairs))
+            logps = paired_logps(self.model, pairs, batch_tokens=self.settings.batch_tokens, watch=self.watch)
+            norms = None
+        if self.train.loss.make().needs_grad_norms and norms is None:
+            raise OptionError("--calibrated: it needs gradient norms; give --level unembedding.")
+        if not self.train.ref:
+            return logps, logps, norms
+        reference = self.audited.reference
+        assert reference is not None
+        key = reference_key(
+            self.audited.ready.fingerprint,
+            self.audited.encoder.fingerprint,
+            reference.weights_fingerprint(),
+            reference.dtype,
+        )
+        found = reference_logps(
+            self.audited.ready.spool, reference, self.folder.folder, key, batch_tokens=4096, watch=self.watch
+        )
+        return logps, torch.from_numpy(found), norms
+
+    def _study(
+        self,
+        engine: Engine,
+        pairs: Sequence[TokenPair],
+        kept: NDArray[np.int64],
+        sample: NDArray[np.int64],
+        steps: Sequence[Step],
+        logps: Tensor,
+        reference: Tensor,
+        norms: Tensor | None,
+    ) -> tuple[Study, dict[str, Tensor]]:
+        some = [steps[int(at)] for at in spread_evenly(MOST_MINIBATCHES, len(steps))]
+        at_kept = torch.from_numpy(kept)
+        training_set = [pairs[int(number)] for number in kept]
+        batches = minibatches(
+            some,
+            training_set,
+            self.train.loss.make(),
+            logps[at_kept],
+            reference[at_kept],
+            None if norms is None else norms[at_kept],
+        )
+        counts = [training_set[int(position)].total for step in some for position in step.pairs]
+        started = time.monotonic()
+        scales, mean_square = scaling(
+            engine,
+            self.folder,
+            batches,
+            self.train.optimiser,
+            self.train.max_grad_norm,
+            self.watch,
+            totals=(len(counts), sum(counts)),
+        )
+        self.seconds["second_moments"] = time.monotonic() - started
+        self.seconds["training_run"] = self.seconds["second_moments"] / max(len(some), 1) * len(steps)
+        rows = [pairs[int(number)] for number in sample] + list(self.held)
+        responses = [Response(pair.prompt, tokens) for pair in rows for tokens in (pair.chosen, pair.rejected)]
+        responses += [Response(text.prompt, text.chosen) for text in self.text_tokens]
+        started = time.monotonic()
+        found = measured_features(
+            engine,
+            self.folder,
+            responses,
+            scales,
+            self.settings.sketch,
+            2 * self.settings.part_pairs,
+            self.watch,
+        )
+        self.seconds["features"] = time.monotonic() - started
+        at, more = torch.from_numpy(sample), found.logps[2 * len(sample) :]
+        held = more[: 2 * len(self.held)].view(-1, 2)
+        if engine.products is not None and len(more):  # rounded products are good for gradients, not for the start
+            more = response_logps(self.model, responses[2 * len(sample) :], batch_tokens=self.settings.batch_tokens)
+            held = more[: 2 * len(self.held)].view(-1, 2)
+        held_reference = held
+        if self.train.ref and self.held:
+            assert self.audited.reference is not None
+            held_reference = paired_logps(self.audited.reference, self.held, batch_tokens=self.settings.batch_tokens)
+        lengths = [[float(pair.chosen_tokens), float(pair.rejected_tokens)] for pair in rows]
+        return (
+            Study(
+                pairs=len(pairs),
+                sample=sample,
+                products=found.products,
+                norms=found.norms,
+                logps=torch.cat([logps[at].flatten(), more]),
+                reference=torch.cat([reference[at], held_reference]),
+                tokens=torch.tensor(lengths, dtype=torch.float64),
+                grad_norms=None if norms is None else torch.cat([norms[at], torch.full_like(held, torch.nan)]),
+                held_out=len(self.held),
+                mean_square=mean_square,
+            ),
+            scales,
+        )
+
+    def _simulate(self, study: Study, kept: NDArray[np.int64]) -> Simulation:
+        started = time.monotonic()
+        settings = self.settings
+        if settings.order != "unknown":
+            found = simulate_order(study, self.train, kept, order=settings.order, world_size=settings.world_size)
+        else:
+            found = mean_of(
+                [
+                    simulate_order(
+                        study,
+                        self.train,
+                        kept,
+                        order="unknown",
+                        world_size=settings.world_size,
+                        seed=self.train.seed + k,
+                    )
+                    for k in range(settings.orders)
+                ]
+            )
+        self.seconds["simulation"] = time.monotonic() - started
+        return found
+
+    def _look(
+        self, engine: Engine, study: Study, found: Simulation, pairs: Sequence[TokenPair], scales: Mapping[str, Tensor]
+    ) -> tuple[Study, Tensor]:
+        """The real changes at the simulated end, ``[R]``, and the study with what they tell of curvature."""
+        w = found.coefficients + found.stand_ins
+        state = study.products.move(torch.arange(len(w)), w)
+        length = study.products.length(state, w)
+        linear = study.products.read(state)
+        path = self.folder.folder / f"{LOOK}.safetensors"
+        kept = read_tensors(path)
+        started = time.monotonic()
+        if kept is None:
+            some = [pairs[int(number)] for number in study.sample]
+            tokens = sum(pair.total for pair in some)
+            self.watch.phase("look: where training goes", pairs=len(some), tokens=tokens)
+            add_gradient(
+                engine.model,
+                some,
+                w.view(-1, 2),
+                batch_tokens=engine.batch_tokens,
+                products=engine.products,
+                watch=self.watch,
+            )
+            step = step_of_gradients(engine.parameters, scales)
+            watched = [*some, *self.held]
+            self.watch.phase("look: what is there", pairs=len(watched), tokens=sum(pair.total for pair in watched))
+            with moved(engine.parameters, step):
+                after = paired_logps(
+                    engine.model, watched, batch_tokens=engine.batch_tokens, watch=self.watch
+                ).flatten()
+                others = [Response(text.prompt, text.chosen) for text in self.text_tokens]
+                after = torch.cat([after, response_logps(engine.model, others, batch_tokens=engine.batch_tokens)])
+            self.folder.keep(path, {"logps": after})
+            kept = {"logps": after}, {}
+        self.seconds["look"] = time.monotonic() - started
+        looked = kept[0]["logps"] - study.logps
+        return study.with_curvature(Curvature(looked - linear, length)), looked
+
+    def _outside(
+        self,
+        engine: Engine,
+        study: Study,
+        found: Simulation,
+        outcome: Outcome,
+        pairs: Sequence[TokenPair],
+        kept: NDArray[np.int64],
+        scales: Mapping[str, Tensor],
+    ) -> NDArray[np.float64] | None:
+        """The push of pairs without features: two forward passes at ``θ₀ ± ε P m``, ``m`` the protected responses' mean
+        gradient, and the step weights of the pairs of the sample that are trained about when they are."""
+        if study.complete:
+            return None
+        n = len(study.sample)
+        numbers = np.setdiff1d(kept, study.sample)
+        watched = [pairs[int(number)] for number in study.sample] + list(self.held)
+        weights = torch.zeros(2 * len(watched), dtype=torch.float64)
+        weights[outcome.protected_rows] = 1 / len(outcome.protected_rows)
+        self.watch.phase("push: the protected", pairs=len(watched), tokens=sum(pair.total for pair in watched))
+        add_gradient(
+            engine.model,
+            watched,
+            weights.view(-1, 2),
+            batch_tokens=engine.batch_tokens,
+            products=engine.products,
+            watch=self.watch,
+        )
+        step = step_of_gradients(engine.parameters, scales)
+        expected = study.products.read(study.products.move(outcome.protected_rows, weights[outcome.protected_rows]))
+        size = 0.05 / max(float(expected[: 2 * n].abs().median()), 1e-30)
+        some = [pairs[int(number)] for number in numbers]
+        self.watch.phase("push: all other pairs", pairs=2 * len(some), tokens=2 * sum(pair.total for pair in some))
+        sides = []
+        for sign in (1, -1):
+            with moved(engine.parameters, step, sign * size):
+                sides.append(paired_logps(engine.model, some, batch_tokens=engine.batch_tokens, watch=self.watch))
+        toward = (sides[0] - sides[1]) / (2 * size)
+        typical = _typical(found, study, numbers)
+        push = np.full(study.pairs, np.nan)
+        push[numbers] = (toward * typical).sum(1).numpy()
+        return push
+
+    def _keep(self, study: Study, kept: NDArray[np.int64]) -> None:
+        """What simulations without a model need."""
+        tensors = {
+            "sample": torch.from_numpy(study.sample),
+            "kept": torch.from_numpy(np.asarray(kept, dtype=np.int64)),
+            "logps": study.logps,
+            "reference": study.reference,
+            "tokens": study.tokens,
+        }
+        if study.grad_norms is not None:
+            tensors["grad_norms"] = study.grad_norms
+        if study.curvature is not None:
+            tensors["curvature"] = study.curvature.nats
+        if not isinstance(study.products, Features):
+            tensors |= {"products": study.products.matrix.float(), "norms": study.norms.matrix.float()}  # type: ignore[attr-defined]
+        numbers = {
+            "pairs": study.pairs,
+            "held_out": study.held_out,
+            "mean_square": study.mean_square,
+            "length": study.curvature.length if study.curvature else 0.0,
+        }
+        self.folder.keep(self.folder.folder / ENTANGLEMENT, tensors, numbers)
+
+    def _summary(
+        self,
+        study: Study,
+        found: Simulation,
+        outcome: Outcome,
+        looked: Tensor | None,
+        kept: NDArray[np.int64],
+        steps: Sequence[Step],
+        pairs: Sequence[TokenPair],
+        groups: Sequence[str],
+    ) -> dict[str, Any]:
+        n = len(study.sample)
+        trained = np.isin(study.sample, kept)
+        chosen = outcome.chosen.numpy()
+        last = found.curve[-1]
+        summary: dict[str, Any] = {
+            "undertow": __version__,
+            "versions": {name: version(name) for name in LIBRARIES} | {"python": platform.python_version()},
+            "fingerprints": self.identity(),
+            "model": self.model.describe(),
+            "data": {
+                "pairs": study.pairs,
+                "trained": len(kept),
+                "sample": n,
+                "held_out": study.held_out,
+                "texts": len(groups),
+            },
+            "counts": study.curvature is not None,
+            "end": {
+                "steps": found.steps,
+                "loss": found.loss,
+                "end_loss": last.loss,
+                "displaced": share_displaced(chosen[trained], self.train.seed),
+                "chosen": float(chosen[trained].mean()),
+                "rejected": float(outcome.rejected.numpy()[trained].mean()),
+                "accuracy": last.accuracy,
+                "protected": {"what": outcome.protected, "count": len(outcome.protected_rows)},
+            },
+            "curve": curve_record(found.curve, groups),
+            "cost": self._cost(),
+            "assumed": self._assumed(),
+        }
+        if looked is not None:
+            rows = looked[: 2 * n].view(n, 2)
+            summary["look"] = {
+                "step": found.steps,
+                "displaced": float((rows[:, 0] < 0).double().mean()),
+                "chosen": float(rows[:, 0].mean()),
+                "rejected": float(rows[:, 1].mean()),
+            }
+        if self.held:
+            part = found.changes[2 * n : study.paired_rows].view(-1, 2).numpy()
+            summary["held_out"] = {
+                "displaced": share_displaced(part[:, 0], self.train.seed),
+                "chosen": float(part[:, 0].mean()),
+                "rejected": float(part[:, 1].mean()),
+            }
+        if groups:
+            summary["texts"] = group_means(found.changes[study.paired_rows :], groups)
+        return summary
+
+    def _cost(self) -> dict[str, Any]:
+        stages = ("second_moments", "features", "look", "simulation")
+        seconds = {name: round(self.seconds.get(name, 0.0), 3) for name in stages}
+        total, run = sum(seconds.values()), self.seconds.get("training_run", 0.0)
+        # Stages that an earlier run of the command did are not in it: then the ratio says nothing.
+        whole = all(seconds[name] > 0.5 or name == "simulation" for name in stages[:2])
+        return {
+            "seconds": seconds,
+            "training_run_seconds": round(run, 3),
+            "training_runs": round(total / run, 3) if whole and run else None,
+        }
+
+
+def _typical(found: Simulation, study: Study, numbers: NDArray[np.int64]) -> Tensor:
+    """Step weights that pairs without features are expected to get, ``[k, 2]``: the mean over the sixteen pairs of the
+    sample that are trained nearest in time, or over all where the order is not known."""
+    w = found.coefficients.view(-1, 2)
+    mine = found.first_step[study.sample]
+    trained = mine > 0
+    if not trained.any():
+        acting = w.abs().sum(1) > 0
+        return w[acting].mean(0).expand(len(numbers), 2)
+    order = np.argsort(mine[trained], kind="stable")
+    sorted_steps, sorted_w = mine[trained][order], w[torch.from_numpy(np.flatnonzero(trained)[order])]
+    sums = torch.cat([torch.zeros(1, 2, dtype=w.dtype), sorted_w.cumsum(0)])
+    at = np.searchsorted(sorted_steps, found.first_step[numbers])
+    low = np.clip(at - 8, 0, max(len(sorted_steps) - 16, 0))
+    high = np.minimum(low + 16, len(sorted_steps))
+    return (sums[high] - sums[low]) / torch.from_numpy(high - low).unsqueeze(1)
+
+
+def _prompt_text(text: Text) -> str:
+    if isinstance(text.prompt, str):
+        return text.prompt
+    return "\n\n".join(f"{turn.role}: {turn.content}" for turn in text.prompt)

@@ -1,0 +1,219 @@
+"""Model and data to a study: second moments, features in parts that outlive a kill, and their inner products."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from undertow.data.tokens.encoder import TokenPair
+from undertow.forecasting.features import features_of, signed
+from undertow.forecasting.folder import SCALING, ForecastFolder, compact, read_tensors, spread_out
+from undertow.forecasting.moments import Minibatch, scaling_of, second_moments
+from undertow.maths.linearised import CountSketch, Features, Kernel, Products
+from undertow.maths.losses import Logps, PairLoss
+from undertow.models.gradients import Response
+from undertow.models.model import Model
+from undertow.runs.progress import Watcher
+from undertow.training.order import Step
+
+__all__ = ["LARGEST_KERNEL", "Engine", "measured_features", "minibatches", "scaling"]
+
+LARGEST_KERNEL = 8192
+"""Rows up to which inner products are a matrix (512 MB in float64); beyond, simulations run on the features."""
+
+
+@dataclass(slots=True)
+class Engine:
+    """A model ready to be differentiated: which weights are trained, and how."""
+
+    model: Model
+    parameters: Mapping[str, nn.Parameter]
+    packed: bool
+    products: torch.dtype | None
+    batch_tokens: int
+
+
+def minibatches(
+    steps: Sequence[Step],
+    pairs_at: Sequence[TokenPair],
+    loss: PairLoss,
+    logps: Tensor,
+    reference: Tensor,
+    grad_norms: Tensor | None,
+) -> Iterator[Minibatch]:
+    """The gradients of steps as they are at the start.
+
+    Args:
+        steps: positions in ``pairs_at``.
+        pairs_at: the training set.
+        loss: what is minimised.
+        logps: ``[pairs, 2]`` at the start.
+        reference: ``[pairs, 2]``.
+        grad_norms: ``[pairs, 2]``, where the loss needs them.
+    """
+    for step in steps:
+        at = torch.from_numpy(step.pairs)
+        pairs = [pairs_at[int(position)] for position in step.pairs]
+        norms = (
+            {}
+            if grad_norms is None
+            else {
+                "chosen_grad_norms": grad_norms[at, 0],
+                "rejected_grad_norms": grad_norms[at, 1],
+            }
+        )
+        found = Logps(
+            chosen=logps[at, 0],
+            rejected=logps[at, 1],
+            ref_chosen=reference[at, 0],
+            ref_rejected=reference[at, 1],
+            chosen_tokens=torch.tensor([float(pair.chosen_tokens) for pair in pairs], dtype=torch.float64),
+            rejected_tokens=torch.tensor([float(pair.rejected_tokens) for pair in pairs], dtype=torch.float64),
+            **norms,
+        )
+        d_w, d_l = loss.at_step(0).weights(found)
+        shares = torch.from_numpy(step.shares)
+        yield Minibatch(pairs, torch.stack([shares * d_w, -shares * d_l], dim=1))
+
+
+def scaling(
+    engine: Engine,
+    folder: ForecastFolder,
+    gradients: Iterator[Minibatch],
+    optimiser: str,
+    clip: float,
+    watch: Watcher,
+    *,
+    totals: tuple[int, int],
+) -> tuple[dict[str, Tensor], float]:
+    """``P^½`` by parameter and the trace of ``V``, measured or as an earlier run kept them; for SGD ones.
+
+    Args:
+        engine: the model.
+        folder: where they are kept.
+        gradients: minibatches at the start.
+        optimiser: its name.
+        clip: the longest gradient.
+        watch: told of the progress.
+        totals: pairs and tokens of the minibatches.
+    """
+    if optimiser == "sgd":
+        return {name: torch.ones_like(parameter) for name, parameter in engine.parameters.items()}, 1.0
+    path = folder.folder / SCALING
+    found = read_tensors(path)
+    if found is None:
+        watch.phase("second moments", pairs=totals[0], tokens=totals[1])
+        moments = second_moments(
+            engine.model,
+            engine.parameters,
+            gradients,
+            clip=clip,
+            batch_tokens=engine.batch_tokens,
+            products=engine.products,
+            watch=watch,
+        )
+        # In bfloat16, and read back: a run that goes on from here has the very same numbers. Its error, 0.4%, is one of
+        # the scaling alone, which is itself an estimate.
+        halves = {name: scaling_of(value).sqrt().to(torch.bfloat16).cpu() for name, value in moments.by_name.items()}
+        folder.keep(path, halves, {"mean_square": moments.mean_square})
+        found = read_tensors(path)
+        assert found is not None
+    tensors, numbers = found
+    device = engine.model.device
+    return {name: tensors[name].to(device, torch.float32) for name in engine.parameters}, numbers["mean_square"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """Features of all rows: as inner products, or themselves where these would be too many."""
+
+    products: Products
+    norms: Products
+    logps: Tensor
+
+
+def measured_features(
+    engine: Engine,
+    folder: ForecastFolder,
+    responses: Sequence[Response],
+    scales: Mapping[str, Tensor],
+    size: int,
+    part_rows: int,
+    watch: Watcher,
+) -> Measured:
+    """The features of responses, in parts; those that stand are read, and none is computed twice."""
+    sketch = CountSketch(size)
+    parts = [responses[begin : begin + part_rows] for begin in range(0, len(responses), part_rows)]
+    waiting = [index for index in range(len(parts)) if _part(folder, index, len(parts[index]), size) is None]
+    done = sum(len(part) for index, part in enumerate(parts) if index not in set(waiting))
+    watch.phase("gradient features", pairs=len(responses), tokens=sum(map(_total, responses)), done=done)
+    if waiting:
+        factors = signed(scales, sketch)
+        for index in waiting:
+            _measure(engine, folder, index, parts[index], factors, sketch, watch)
+    read = [_part(folder, index, len(part), size) for index, part in enumerate(parts)]
+    whole = [found for found in read if found is not None]
+    scaled = torch.cat([spread_out(found["scaled"], found["largest"]) for found in whole])
+    plain = torch.cat([found["plain"] for found in whole])
+    logps = torch.cat([found["logps"] for found in whole])
+    if len(responses) <= LARGEST_KERNEL:
+        return Measured(Kernel.of(scaled), Kernel.of(plain), logps)
+    return Measured(Features(scaled), Features(plain), logps)
+
+
+def _measure(
+    engine: Engine,
+    folder: ForecastFolder,
+    index: int,
+    part: Sequence[Response],
+    factors: Mapping[str, Tensor],
+    sketch: CountSketch,
+    watch: Watcher,
+) -> None:
+    rows = []
+    for found in features_of(
+        engine.model,
+        engine.parameters,
+        part,
+        factors,
+        sketch,
+        batch_tokens=engine.batch_tokens,
+        packed=engine.packed,
+        products=engine.products,
+    ):
+        rows.append(found)
+        begin = sum(len(some.logps) for some in rows[:-1])
+        some = part[begin : begin + len(found.logps)]
+        watch.advance(pairs=len(some), tokens=sum(map(_total, some)))
+    scaled, largest = compact(torch.cat([found.scaled for found in rows]).cpu())
+    plain = torch.cat([found.plain for found in rows]).cpu()
+    logps = torch.cat([found.logps for found in rows]).cpu()
+    folder.keep(folder.part(index), {"scaled": scaled, "largest": largest, "plain": plain, "logps": logps})
+
+
+def _part(folder: ForecastFolder, index: int, rows: int, size: int) -> dict[str, Tensor] | None:
+    found = read_tensors(folder.part(index))
+    if found is None or found[0]["scaled"].shape != (rows, size):
+        return None
+    return found[0]
+
+
+def _total(response: Response) -> int:
+    return response.total
+
+
+def spread_evenly(count: int, of: int) -> NDArray[np.int64]:
+    """``count`` of the numbers below ``of``, at even distances, ascending."""
+    count = min(count, of)
+    return np.array([n * of // count for n in range(count)], dtype=np.int64)
+
+
+def bytes_needed(parameters: Mapping[str, nn.Parameter]) -> int:
+    """Besides the weights: a gradient, the scaling, and a sum or copy of as many numbers, in float32."""
+    return 3 * 4 * sum(math.prod(parameter.shape) for parameter in parameters.values())

@@ -1,0 +1,131 @@
+"""The optimiser's scaling at the start: second moments of the minibatch gradient, and gradients of weighted sums."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from undertow.data.tokens.encoder import TokenPair
+from undertow.data.tokens.packing import pack
+from undertow.models.model import Model
+from undertow.runs.progress import Watcher
+from undertow.training.forward import pair_logps
+
+__all__ = ["EPSILON", "Minibatch", "Moments", "add_gradient", "scaling_of", "second_moments"]
+
+EPSILON = 1e-8
+"""Of the optimisers, added to the root of their second moment."""
+_LEAST = 1e-8
+"""Second moments below this share of their tensor's mean count as so much: rounding, not information."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Minibatch:
+    """The pairs of one step of the optimiser, and what their log-probabilities weigh in its gradient, ``[pairs, 2]``:
+    ``share · d_w`` and ``−share · d_l``."""
+
+    pairs: Sequence[TokenPair]
+    coefficients: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moments:
+    """``V`` by parameter: the mean over minibatches of the squared gradient, clipped as in training.
+
+    ``mean_square``: of ``κ²‖g‖²`` over the minibatches, the trace of ``V``.
+    """
+
+    by_name: dict[str, Tensor]
+    mean_square: float
+
+
+def add_gradient(
+    model: Model,
+    pairs: Iterable[TokenPair],
+    coefficients: Tensor,
+    *,
+    batch_tokens: int,
+    products: torch.dtype | None = None,
+    watch: Watcher | None = None,
+) -> None:
+    """Add ``Σ coefficient · ∇ ln π(y|x)`` over both responses of pairs to the parameters' gradients.
+
+    Args:
+        model: its parameters that ask for gradients get them.
+        pairs: in the order of the coefficients.
+        coefficients: ``[pairs, 2]``, of the chosen and the rejected response.
+        batch_tokens: tokens of one forward and backward pass.
+        products: bfloat16 for mixed precision.
+        watch: told of the progress.
+    """
+    at = 0
+    for batch in pack(pairs, batch_tokens):
+        some = coefficients[at : at + len(batch.pairs)]
+        at += len(batch.pairs)
+        if bool(some.any()):
+            mixed = torch.autocast(model.device.type, products) if products else contextlib.nullcontext()
+            with torch.enable_grad(), mixed:
+                found = pair_logps(
+                    model, batch.input_ids.to(model.device), batch.position_ids.to(model.device), batch.trees
+                )
+            logps = torch.stack([found["chosen"], found["rejected"]], dim=1)
+            torch.autograd.backward((some.to(logps) * logps).sum())
+        if watch is not None:
+            watch.advance(pairs=len(batch.pairs), tokens=sum(pair.total for pair in batch.pairs))
+
+
+def second_moments(
+    model: Model,
+    parameters: Mapping[str, nn.Parameter],
+    minibatches: Iterable[Minibatch],
+    *,
+    clip: float | None,
+    batch_tokens: int,
+    products: torch.dtype | None,
+    watch: Watcher,
+) -> Moments:
+    """Run the minibatches through the model as it is; every gradient is cut to the length ``clip``."""
+    total = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
+    squares: list[float] = []
+    for minibatch in minibatches:
+        clear_gradients(parameters)
+        add_gradient(
+            model, minibatch.pairs, minibatch.coefficients, batch_tokens=batch_tokens, products=products, watch=watch
+        )
+        found = {name: parameter.grad for name, parameter in parameters.items() if parameter.grad is not None}
+        norm = math.sqrt(sum(float(grad.square().sum(dtype=torch.float64)) for grad in found.values()))
+        kept = min(1.0, clip / norm) if clip is not None and norm > 0 else 1.0
+        squares.append((kept * norm) ** 2)
+        for name, grad in found.items():
+            total[name].addcmul_(grad, grad, value=kept * kept)
+    clear_gradients(parameters)
+    for value in total.values():
+        value /= max(len(squares), 1)
+    return Moments(total, sum(squares) / max(len(squares), 1))
+
+
+def clear_gradients(parameters: Mapping[str, nn.Parameter]) -> None:
+    """No parameter has a gradient any more."""
+    for parameter in parameters.values():
+        parameter.grad = None
+
+
+def scaling_of(moments: Tensor) -> Tensor:
+    """``P = 1/(√V + ε)`` of one parameter, in place of its ``V``.
+
+    An entry that no minibatch has moved (the embedding of a token that none had) gets the mean of those that were: with
+    ``1/ε`` it would drown all others. Where none was moved (the first matrix of a fresh low-rank adapter) ``P`` is 0:
+    nothing is known of it, and at the start it moves nothing.
+    """
+    moved = moments > 0
+    count = int(moved.sum())
+    if not count:
+        return torch.zeros_like(moments)
+    mean = float(moments.sum(dtype=torch.float64)) / count
+    floored = torch.where(moved, moments.clamp_min(_LEAST * mean), mean)
+    return 1 / (floored.sqrt() + EPSILON)

@@ -1,0 +1,120 @@
+"""What a forecast was asked to do: the training run to simulate, and how; frozen, checked on creation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
+
+from undertow.auditing.settings import DEFAULT_LEVEL, AuditSettings
+from undertow.errors import OptionError
+from undertow.training.order import Order
+from undertow.training.settings import TrainSettings
+
+__all__ = ["FEWEST", "MOST", "ForecastSettings", "Protect"]
+
+Protect = Literal["displaced", "all", "held-out"]
+ALL_UP_TO, FEWEST, MOST = 500, 160, 2000
+"""Pairs: all of them up to the first number; of more data a sample, of so many at least and at most."""
+_COST_OF_A_PAIR = 3.0
+"""Training steps on one pair that its second moments, features and look cost together, about."""
+_SHARE_OF_TRAINING = 1 / 3
+_LARGEST_SKETCH = 2**24
+
+
+@dataclass(frozen=True, slots=True)
+class ForecastSettings:
+    """A forecast's options besides data, model and output folder.
+
+    ``train`` is the run to simulate, with the same options and defaults as that run. ``order``: the batches that
+    training will draw (``train``), those of TRL's trainers (``trl``), or ``unknown``: the mean over ``orders`` random
+    ones. ``sample`` of 0 takes all pairs; None as many as :meth:`sample_of` says. ``sketch`` is how many numbers stand
+    for a gradient. ``rounds``: gradient features are measured so often along the way. ``protect``: whose mean counts
+    for a pair's push.
+    """
+
+    train: TrainSettings = field(default_factory=TrainSettings)
+    level: str = DEFAULT_LEVEL
+    pull: bool = False
+    by: tuple[str, ...] = ()
+    order: Order = "train"
+    orders: int = 20
+    world_size: int = 1
+    sample: int | None = None
+    sketch: int = 131_071
+    look: bool = True
+    rounds: int = 1
+    protect: Protect = "displaced"
+    held_out: str | None = None
+    texts: str | None = None
+    batch_tokens: int = 1536
+    part_pairs: int = 32
+
+    def __post_init__(self) -> None:
+        self.audit_settings()  # refuses what it must
+        for name, choices in (("order", get_args(Order)), ("protect", get_args(Protect))):
+            if getattr(self, name) not in choices:
+                raise OptionError(f"--{name} {getattr(self, name)}: expected one of {', '.join(choices)}.")
+        for name, least in (("orders", 1), ("world_size", 1), ("sketch", 64), ("rounds", 1), ("part_pairs", 1)):
+            if getattr(self, name) < least:
+                raise OptionError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected {least} or more.")
+        if self.sketch > _LARGEST_SKETCH:
+            raise OptionError(f"--sketch {self.sketch}: expected {_LARGEST_SKETCH} or less.")
+        if self.sample is not None and (self.sample < 0 or self.sample == 1):
+            raise OptionError(f"--sample {self.sample}: expected 0 (all pairs), or 2 or more.")
+        if self.protect == "held-out" and not self.held_out:
+            raise OptionError("--protect held-out: it protects the pairs of --held-out FILE; give that too.")
+        if self.train.sft_epochs:
+            raise OptionError(
+                "--sft-epochs: a forecast begins at the model that preference training begins at. Train the phase "
+                "first (`undertow train --sft-epochs …` keeps its model in OUT/sft/model), and forecast from there."
+            )
+        if self.rounds > 1 and not self.look:
+            raise OptionError(f"--rounds {self.rounds}: another round begins at a look; leave --no-look away.")
+        if self.rounds > 1 and self.order == "unknown":
+            raise OptionError(f"--rounds {self.rounds}: it follows one order; give --order train or trl.")
+
+    def audit_settings(self) -> AuditSettings:
+        """Those of the scores that stand beside."""
+        train = self.train
+        return AuditSettings(
+            level=self.level,
+            loss=train.loss,
+            ref=train.ref if self.level == DEFAULT_LEVEL else None,
+            pull=self.pull,
+            data=train.data,
+            tokens=train.tokens,
+            device=train.device,
+            dtype="float32",  # the weights that small steps add up in
+            packed=train.packed,
+            seed=0,  # no score depends on it
+            trust_remote_code=train.trust_remote_code,
+            by=self.by,
+        )
+
+    def sample_of(self, pairs: int) -> int:
+        """How many of so many pairs get features.
+
+        All where asked for, or up to 500; of more, what costs a third of the training run, within 160 and 2,000.
+        """
+        if self.sample is not None:
+            return min(self.sample or pairs, pairs)
+        if pairs <= ALL_UP_TO:
+            return pairs
+        epochs = self.train.epochs
+        if self.train.max_steps:
+            step = self.train.batch_size * self.train.accumulate * self.world_size
+            epochs = self.train.max_steps * step / pairs
+        affordable = int(pairs * epochs * _SHARE_OF_TRAINING / _COST_OF_A_PAIR)
+        return min(max(affordable, FEWEST), MOST, pairs)
+
+    def with_training(self, train: TrainSettings) -> ForecastSettings:
+        """The same for another run."""
+        return replace(self, train=train)
+
+    def record(self) -> dict[str, Any]:
+        """The settings as JSON values: those of training by their own names, in ``training``."""
+        names = (
+            "level pull by order orders world_size sample sketch look rounds protect held_out texts batch_tokens "
+            "part_pairs"
+        )
+        return {name: getattr(self, name) for name in names.split()} | {"training": self.train.record()}

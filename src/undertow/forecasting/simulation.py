@@ -1,0 +1,317 @@
+"""Training on the stored features: any loss, learning rate, order or filter, in seconds and without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from undertow.errors import OptionError
+from undertow.maths.linearised import (
+    Curvature,
+    LinearisedRun,
+    Products,
+    RunningScale,
+    SampleStep,
+    linearised_run,
+)
+from undertow.maths.losses import Logps, PairLoss
+from undertow.training.order import Order, Step, training_steps
+from undertow.training.settings import TrainSettings
+
+__all__ = ["CurvePoint", "Simulation", "Study", "mean_of", "sample_steps", "simulate_order"]
+
+CURVE_POINTS = 60
+"""Of a run's curve, at most: steps at even distances, and the last."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Study:
+    """What features tell of a data set, a model and an optimiser: all that simulations need.
+
+    Attributes:
+        pairs: ``N``, pairs of the data.
+        sample: ``[n]``, the numbers of those with features, ascending.
+        products: entanglement of all rows: ``2n`` of the sample, ``2h`` of held-out pairs, then the texts.
+        norms: the same of plain gradients.
+        logps: ``[R]``, log-probabilities at the start, in nats.
+        reference: ``[n + h, 2]``, those of the reference.
+        tokens: ``[n + h, 2]``, lengths of the responses.
+        grad_norms: ``[n + h, 2]``, norms in the unembedding matrix at the start, where they are known.
+        held_out: ``h``, pairs that are never trained on.
+        mean_square: of ``κ²‖g‖²`` over the minibatches that the optimiser's scaling was measured with.
+        curvature: what a look has told, where one was taken.
+    """
+
+    pairs: int
+    sample: NDArray[np.int64]
+    products: Products
+    norms: Products
+    logps: Tensor
+    reference: Tensor
+    tokens: Tensor
+    grad_norms: Tensor | None
+    held_out: int
+    mean_square: float
+    curvature: Curvature | None = None
+
+    @property
+    def paired_rows(self) -> int:
+        """Rows of pairs, trained or held out; after them come the texts'."""
+        return 2 * (len(self.sample) + self.held_out)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all pairs have features."""
+        return len(self.sample) == self.pairs
+
+    def with_curvature(self, curvature: Curvature | None) -> Study:
+        """The same after a look, or without."""
+        return replace(self, curvature=curvature)
+
+    def batch(self, pairs: Tensor, changes: Tensor) -> Logps:
+        """What a loss looks at: pairs of the sample (or held out), their responses changed by ``[k, 2]`` nats."""
+        start = self.logps[: self.paired_rows].view(-1, 2)[pairs] + changes
+        more = {}
+        if self.grad_norms is not None:
+            more = {
+                "chosen_grad_norms": self.grad_norms[pairs, 0],
+                "rejected_grad_norms": self.grad_norms[pairs, 1],
+            }
+        return Logps(
+            chosen=start[:, 0],
+            rejected=start[:, 1],
+            ref_chosen=self.reference[pairs, 0],
+            ref_rejected=self.reference[pairs, 1],
+            chosen_tokens=self.tokens[pairs, 0],
+            rejected_tokens=self.tokens[pairs, 1],
+            **more,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CurvePoint:
+    """Where the run stands after a step: means over the sample, and the batches' own numbers since the last point.
+
+    Attributes:
+        step: steps taken.
+        batch_loss: as training logs it: the mean over the steps since the last point, each before it was taken.
+        loss: mean over the sample.
+        chosen: mean change of the chosen responses, in nats.
+        rejected: of the rejected ones.
+        margin: mean of chosen less rejected, against the reference.
+        displaced: share of the sample's chosen responses that lie lower than at the start.
+        accuracy: share of pairs whose margin against the reference is above 0.
+        held_out: the same six of the held-out pairs (``batch_loss`` apart), where there are any.
+        texts: ``[t]``, changes of the texts.
+    """
+
+    step: int
+    batch_loss: float
+    loss: float
+    chosen: float
+    rejected: float
+    margin: float
+    displaced: float
+    accuracy: float
+    held_out: dict[str, float]
+    texts: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Simulation:
+    """A simulated run, or the mean over several orders.
+
+    Attributes:
+        linear: ``[R]``, changes on the linear model at the end, in nats.
+        changes: ``[R]``, the same with curvature, where that is known.
+        below: ``[R]``, share of the orders in which a response ends lower.
+        coefficients: ``[2n]``, summed step weights of the pairs at their own steps.
+        stand_ins: ``[2n]``, where they stood in for others.
+        length: squared length of the move.
+        first_step: by the number of the pair in the data: when it is trained first, 0 where never or unknown.
+        steps: of the optimiser.
+        loss: mean of the batches' losses over all steps, as ``train.json`` says it.
+        curve: over the steps.
+        clipped: share of steps whose gradient was cut.
+    """
+
+    linear: Tensor
+    changes: Tensor
+    below: Tensor
+    coefficients: Tensor
+    stand_ins: Tensor
+    length: float
+    first_step: NDArray[np.int64]
+    steps: int
+    loss: float
+    curve: tuple[CurvePoint, ...]
+    clipped: float
+
+
+def sample_steps(
+    steps: Sequence[Step], kept: NDArray[np.int64], sample: NDArray[np.int64], *, seed: int
+) -> list[SampleStep]:
+    """A run's steps over the pairs that have features: others are stood in for by ones drawn at random.
+
+    Args:
+        steps: positions in the training set.
+        kept: the numbers of the pairs in the training set.
+        sample: the numbers of those with features, ascending.
+        seed: of the draw.
+
+    Raises:
+        OptionError: none of the kept pairs has features.
+    """
+    able = np.flatnonzero(np.isin(sample, kept))  # those that are trained: a pair left out acts on nobody
+    if not able.size:
+        raise OptionError("no pair of the training set has features: filter less, or give --sample more pairs.")
+    draw = np.random.default_rng(seed)
+    found = []
+    for step in steps:
+        numbers = kept[step.pairs]
+        at = np.minimum(np.searchsorted(sample, numbers), len(sample) - 1)
+        own = sample[at] == numbers
+        at = np.where(own, at, able[draw.integers(0, len(able), len(numbers))])
+        found.append(SampleStep(torch.from_numpy(at), torch.from_numpy(step.shares), torch.from_numpy(own), step.lr))
+    return found
+
+
+def simulate_order(
+    study: Study,
+    settings: TrainSettings,
+    kept: NDArray[np.int64],
+    *,
+    order: Order = "train",
+    world_size: int = 1,
+    seed: int | None = None,
+) -> Simulation:
+    """One run in one order.
+
+    Args:
+        study: the features.
+        settings: of the training run.
+        kept: the numbers of the pairs to train on, in the data's order.
+        order: which pairs come when.
+        world_size: processes that train together.
+        seed: of an unknown order.
+    """
+    loss = settings.loss.make()
+    steps = training_steps(len(kept), settings, world_size=world_size, order=order, seed=seed)
+    plan = sample_steps(steps, kept, study.sample, seed=settings.seed if seed is None else seed)
+    losses: list[float] = []
+
+    def weights(step: int, pairs: Tensor, changes: Tensor) -> tuple[Tensor, Tensor]:
+        logps, now = study.batch(pairs, changes), loss.at_step(step)
+        losses.append(float((plan[step].shares * _values(now, logps)).sum()))
+        return now.weights(logps)
+
+    curve: list[CurvePoint] = []
+    watched = _watched(len(plan))
+    end: LinearisedRun | None = None
+    for stand in linearised_run(
+        study.products,
+        plan,
+        weights,
+        RunningScale(settings.optimiser),
+        len(study.sample),
+        mean_square=study.mean_square,
+        norms=study.norms,
+        clip=settings.max_grad_norm,
+        curvature=study.curvature,
+        watch=watched.__contains__,
+    ):
+        since = losses[curve[-1].step if curve else 0 : stand.step]
+        curve.append(_point(study, loss.at_step(stand.step - 1), stand, float(np.mean(since)) if since else 0.0))
+        end = stand
+    assert end is not None
+    first = np.zeros(study.pairs, dtype=np.int64)
+    for number, step in reversed(list(enumerate(steps, 1))):
+        first[kept[step.pairs]] = number
+    return Simulation(
+        linear=end.linear,
+        changes=end.changes,
+        below=(end.changes < 0).double(),
+        coefficients=end.coefficients,
+        stand_ins=end.stand_ins,
+        length=end.length,
+        first_step=first,
+        steps=len(plan),
+        loss=float(np.mean(losses)) if losses else 0.0,
+        curve=tuple(curve),
+        clipped=end.clipped / len(plan),
+    )
+
+
+def mean_of(found: Sequence[Simulation]) -> Simulation:
+    """The mean over runs in several orders; when a pair is trained is then not known."""
+
+    def mean(get: Callable[[Simulation], Tensor]) -> Tensor:
+        return torch.stack([get(one) for one in found]).mean(0)
+
+    first = found[0]
+    if len(found) == 1:
+        return first
+    points = []
+    for same in zip(*(one.curve for one in found), strict=True):
+        names = ("batch_loss", "loss", "chosen", "rejected", "margin", "displaced", "accuracy")
+        numbers = {name: float(np.mean([getattr(point, name) for point in same])) for name in names}
+        held = {key: float(np.mean([point.held_out[key] for point in same])) for key in same[0].held_out}
+        points.append(
+            CurvePoint(same[0].step, **numbers, held_out=held, texts=torch.stack([p.texts for p in same]).mean(0))
+        )
+    return Simulation(
+        linear=mean(lambda one: one.linear),
+        changes=mean(lambda one: one.changes),
+        below=mean(lambda one: one.below),
+        coefficients=mean(lambda one: one.coefficients),
+        stand_ins=mean(lambda one: one.stand_ins),
+        length=float(np.mean([one.length for one in found])),
+        first_step=np.zeros_like(first.first_step),
+        steps=first.steps,
+        loss=float(np.mean([one.loss for one in found])),
+        curve=tuple(points),
+        clipped=float(np.mean([one.clipped for one in found])),
+    )
+
+
+def _values(loss: PairLoss, logps: Logps) -> Tensor:
+    """Each pair's loss; NaN where it does not exist (a calibrated pair whose weights are not positive)."""
+    try:
+        return loss(logps)
+    except ValueError:
+        return torch.full_like(logps.chosen, torch.nan)
+
+
+def _watched(steps: int) -> frozenset[int]:
+    count = min(CURVE_POINTS, steps)
+    return frozenset(round(steps * (k + 1) / count) for k in range(count))
+
+
+def _point(study: Study, loss: PairLoss, stand: LinearisedRun, batch_loss: float) -> CurvePoint:
+    n = len(study.sample)
+    changes = stand.changes
+    trained = _means(study, loss, torch.arange(n), changes[: 2 * n].view(n, 2))
+    held = {}
+    if study.held_out:
+        at = torch.arange(n, n + study.held_out)
+        held = _means(study, loss, at, changes[2 * n : study.paired_rows].view(-1, 2))
+    return CurvePoint(stand.step, batch_loss, **trained, held_out=held, texts=changes[study.paired_rows :].clone())
+
+
+def _means(study: Study, loss: PairLoss, pairs: Tensor, changes: Tensor) -> dict[str, Any]:
+    logps = study.batch(pairs, changes)
+    values = _values(loss, logps)
+    return {
+        "loss": float(values.mean()),
+        "chosen": float(changes[:, 0].mean()),
+        "rejected": float(changes[:, 1].mean()),
+        "margin": float(logps.corrected_margin.mean()),
+        "displaced": float((changes[:, 0] < 0).double().mean()),
+        "accuracy": float((logps.corrected_margin > 0).double().mean()),
+    }

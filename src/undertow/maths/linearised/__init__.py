@@ -1,0 +1,37 @@
+"""Linearised training: a run of the optimiser as a small recurrence in log-probabilities, driven by gradient features.
+
+The model is linearised around its start: for every response ``r``, ``f_r = ln π_θ(y_r|x_r) − ln π_θ₀(y_r|x_r) ≈
+⟨∇_r, θ − θ₀⟩``. An optimiser moves along ``P g``, ``P`` its element-wise scaling, so that training is driven by one
+matrix, the entanglement of all responses, ``K_rs = ⟨∇_r, P ∇_s⟩``.
+
+- :class:`CountSketch`: gradients scaled by ``P^½`` as a few numbers, whose inner products are ``K``.
+- :class:`Kernel`, :class:`Features`: ``K`` as a matrix, or as features where a matrix would be too large.
+- :func:`linearised_run`: the recurrence, with clipping, schedule, momentum, stand-ins and curvature.
+- :class:`RunningScale`: what the optimiser's running second moment makes of ``P``.
+
+Learning dynamics by the empirical tangent kernel: Ren and Sutherland, ICLR 2025; count sketch: Charikar, Chen and
+Farach-Colton 2002.
+"""
+
+from undertow.maths.linearised.contributions import contributions, own_parts, pushes
+from undertow.maths.linearised.products import Features, Kernel, Products
+from undertow.maths.linearised.run import Curvature, LinearisedRun, SampleStep, linearised_run
+from undertow.maths.linearised.scale import OptimiserName, RunningScale
+from undertow.maths.linearised.sketch import CountSketch, random_signs
+
+__all__ = [
+    "CountSketch",
+    "Curvature",
+    "Features",
+    "Kernel",
+    "LinearisedRun",
+    "OptimiserName",
+    "Products",
+    "RunningScale",
+    "SampleStep",
+    "contributions",
+    "linearised_run",
+    "own_parts",
+    "pushes",
+    "random_signs",
+]

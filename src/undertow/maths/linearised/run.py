@@ -1,0 +1,180 @@
+"""The recurrence: one training run on the linearised model, step by step, in nats."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from undertow.maths.later import torch
+from undertow.maths.linearised.products import Products
+from undertow.maths.linearised.scale import RunningScale
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Curvature", "LinearisedRun", "SampleStep", "linearised_run"]
+
+Weights = Callable[[int, "Tensor", "Tensor"], "tuple[Tensor, Tensor]"]
+"""``(step, pairs [k], changes [k, 2]) → (d_w, d_l)``, each ``[k]``, float64; steps count from 0."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SampleStep:
+    """One step of the optimiser over pairs that have features.
+
+    Attributes:
+        pairs: ``[k]``, their numbers; one may come twice.
+        shares: ``[k]``, each one's factor in the step's loss.
+        own: ``[k]``, whether the pair stands for itself; where False it stands for a pair without features, and acts
+            on all but itself.
+        lr: the learning rate.
+    """
+
+    pairs: Tensor
+    shares: Tensor
+    own: Tensor
+    lr: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Curvature:
+    """What a look has told: by how much the real changes differ from the linear ones, at a move of what length.
+
+    ``nats``: ``[R]``, real less linear; ``length``: ``wᵀKw`` of the move that was looked at. A move of squared length
+    ``l`` bends by ``nats · l / length``: the second-order term along one direction.
+    """
+
+    nats: Tensor
+    length: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LinearisedRun:
+    """What the run came to, or where it stands after a step.
+
+    Attributes:
+        step: steps taken.
+        linear: ``[R]``, changes of the linear model, in nats; of a stand-in without what it does to itself.
+        changes: ``[R]``, the same with curvature, where that is known.
+        coefficients: ``[2n]``, the summed step weights of the pairs at their own steps: ``Σ ± lr·c·d``.
+        stand_ins: ``[2n]``, the same where they stood in for others.
+        length: ``wᵀKw`` of all of them together.
+        loss_weights: the last step's ``(d_w, d_l)``, each ``[k]``.
+        norm: of the last step's gradient, before clipping.
+        clipped: how many steps so far had a longer gradient than there may be.
+        scale: the last step's ``c_t``.
+    """
+
+    step: int
+    linear: Tensor
+    changes: Tensor
+    coefficients: Tensor
+    stand_ins: Tensor
+    length: float
+    loss_weights: tuple[Tensor, Tensor]
+    norm: float
+    clipped: int
+    scale: float
+
+
+def linearised_run(
+    products: Products,
+    steps: Sequence[SampleStep],
+    weights: Weights,
+    scale: RunningScale,
+    pairs: int,
+    *,
+    mean_square: float,
+    norms: Products,
+    clip: float | None = None,
+    curvature: Curvature | None = None,
+    watch: Callable[[int], bool] | None = None,
+    offset: Tensor | None = None,
+) -> Iterator[LinearisedRun]:
+    """Simulate a run; yields where it stands after the watched steps, and at its end.
+
+    ``f ← f + η_t c_t κ_t Σ_j share_j (K_{·,j⁺} d_w − K_{·,j⁻} d_l)`` with ``d`` taken at the current ``f``, ``κ_t =
+    min(1, M/‖g_t‖)`` from clipping and ``c_t`` of :class:`RunningScale`.
+
+    Args:
+        products: the entanglement, in the optimiser's geometry (of plain gradients for SGD).
+        steps: in their order.
+        weights: of the loss; it may also note what it is asked.
+        scale: the optimiser; it is advanced.
+        pairs: ``n``, how many pairs the first ``2n`` rows are of.
+        mean_square: mean of ``κ²‖g‖²`` over the minibatches that ``V`` was measured with, in the same norm as
+            ``norms``; not looked at for SGD.
+        norms: products of plain gradients, for ``‖g_t‖``.
+        clip: ``M``, the longest gradient there may be; None for no clipping.
+        curvature: of a look.
+        watch: whether to yield after a step, by its number from 1; where None, at the end only.
+        offset: ``[R]``, changes that came before the first of these steps; 0 where None.
+    """
+    state, heading = products.start(), products.start()
+    blocks = products.blocks(pairs)
+    taken = torch.zeros(2, 2 * pairs, dtype=torch.float64)  # as themselves, as stand-ins
+    average = torch.zeros_like(taken)
+    momentum, length = scale.momentum, 0.0
+    stands_in = any(not bool(step.own.all()) for step in steps)
+    clipped = 0
+    last: tuple[tuple[Tensor, Tensor], float, int, float] = ((state.new_zeros(0), state.new_zeros(0)), 0.0, 0, 0.0)
+
+    def bent(changes: Tensor, rows: Tensor | None = None) -> Tensor:
+        if offset is not None:
+            changes = changes + (offset if rows is None else offset[rows])
+        if curvature is None or not curvature.length:
+            return changes
+        nats = curvature.nats if rows is None else curvature.nats[rows]
+        return changes + nats * (length / curvature.length)
+
+    def own_removed(numbers: Tensor, own: Tensor) -> Tensor:
+        """What the pairs have done to themselves and shall not count, ``[k, 2]``."""
+        both = taken.view(2, pairs, 2)[:, numbers]
+        moved = both[1] + torch.where(own.unsqueeze(1), torch.zeros_like(both[0]), both[0])
+        return (blocks[numbers] @ moved.unsqueeze(2)).squeeze(2)
+
+    def stand() -> LinearisedRun:
+        linear = products.read(state).clone()
+        if stands_in:
+            everyone = torch.arange(pairs)
+            linear[: 2 * pairs] -= own_removed(everyone, torch.ones(pairs, dtype=torch.bool)).flatten()
+        return LinearisedRun(number, linear, bent(linear), taken[0].clone(), taken[1].clone(), length, *last)
+
+    number = 0
+    for number, step in enumerate(steps, 1):
+        rows = torch.stack([2 * step.pairs, 2 * step.pairs + 1], dim=1)
+        now = products.read(state, rows.flatten()).view(-1, 2)
+        if stands_in:
+            now = now - own_removed(step.pairs, step.own)
+        d_w, d_l = weights(number - 1, step.pairs, bent(now, rows))
+        a = torch.stack([step.shares * d_w, -step.shares * d_l], dim=1).flatten()
+        flat = rows.flatten()
+        square = max(norms.length(norms.move(flat, a), _spread(flat, a, norms.rows)), 0.0)
+        norm = math.sqrt(square)
+        clipped += int(clip is not None and norm > clip)
+        kept = min(1.0, clip / norm) if clip is not None and norm > 0 else 1.0
+        c = scale.advance(kept * kept * square / mean_square)
+        a = kept * a
+        whose = (~step.own).long().repeat_interleave(2) * (2 * pairs) + flat
+        size = step.lr * c / scale.correction
+        if momentum:
+            heading = momentum * heading + (1 - momentum) * products.move(flat, a)
+            average.mul_(momentum).view(-1).index_add_(0, whose, (1 - momentum) * a)
+            state = state + size * heading
+            taken += size * average
+        else:
+            state = state + size * products.move(flat, a)
+            taken.view(-1).index_add_(0, whose, size * a)
+        length = products.length(state, taken.sum(0))
+        last = ((d_w, d_l), norm, clipped, c)
+        if watch is not None and watch(number):
+            yield stand()
+    if watch is None or not watch(number):
+        yield stand()
+
+
+def _spread(rows: Tensor, values: Tensor, count: int) -> Tensor:
+    """Values at rows, which may repeat, in a vector of all rows."""
+    return torch.zeros(count, dtype=values.dtype).index_add_(0, rows, values)
