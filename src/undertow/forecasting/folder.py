@@ -34,7 +34,7 @@ __all__ = ["ENTANGLEMENT", "FEATURES", "LOOK", "SCALING", "ForecastFolder", "rea
 
 SCALING, ENTANGLEMENT = "scaling.safetensors", "entanglement.safetensors"
 FEATURES, LOOK = "features", "look"
-_NUMBERS = "numbers"
+_NUMBER = "number "
 
 
 class ForecastFolder(RunFolder):
@@ -60,9 +60,10 @@ class ForecastFolder(RunFolder):
 
     def keep(self, path: Path, tensors: Mapping[str, Tensor], numbers: Mapping[str, float] | None = None) -> None:
         """Write tensors, whole or not at all; equal ones give equal bytes. ``numbers`` go beside them, exactly."""
-        beside = {name: float(value).hex() for name, value in (numbers or {}).items()}
+        # As tensors: the metadata of such a file is written in any order.
+        beside = {_NUMBER + name: torch.tensor([value], dtype=torch.float64) for name, value in (numbers or {}).items()}
         with write_atomically(path) as file:
-            file.write(save({name: value.contiguous() for name, value in tensors.items()}, metadata=beside or None))
+            file.write(save({name: value.contiguous() for name, value in (dict(tensors) | beside).items()}))
 
     def write_table(self, name: str, table: pa.Table) -> None:
         """Write a table of results, whole or not at all."""
@@ -88,11 +89,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, float]] | Non
         return None
     try:
         with safe_open(str(path), framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
-            numbers = {name: float.fromhex(value) for name, value in (file.metadata() or {}).items()}
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
     except (OSError, SafetensorError, ValueError):
         return None
-    return tensors, numbers
+    numbers = {name.removeprefix(_NUMBER): float(found.pop(name)) for name in [*found] if name.startswith(_NUMBER)}
+    return found, numbers
 
 
 def compact(rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -319,7 +319,7 @@ class _Run:
             logps = torch.from_numpy(
                 np.stack([numbers_of(table, f"logp_{side}") for side in ("chosen", "rejected")], 1)
             )
-            gg = [torch.from_numpy(numbers_of(table, f"gg_{side}")) for side in ("chosen", "rejected")]
+            gg = [torch.tensor(numbers_of(table, f"gg_{side}")) for side in ("chosen", "rejected")]
             norms: Tensor | None = torch.stack(gg, 1).clamp_min(0).sqrt()
         else:
             self.watch.phase("log-probabilities", pairs=len(pairs), tokens=sum(pair.total for pair in pairs))

@@ -1,0 +1,53 @@
+"""A forecast of a run of the tiny model, held against that run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from run_folders import compared, made, train_settings, trained
+from undertow.forecasting.forecast import forecast_to_folder
+from undertow.forecasting.settings import ForecastSettings
+
+RUN = {"lr": 1e-4, "batch_size": 3}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """Data, model, and the folder of a forecast."""
+    folder = tmp_path_factory.mktemp("forecast")
+    data, model = made(folder)
+    settings = ForecastSettings(train=train_settings(**RUN), sketch=16_381)
+    forecast_to_folder(data, str(model), folder / "out", settings)
+    return data, model, folder / "out"
+
+
+def test_a_forecast_foretells_the_run_of_the_same_options(runs: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    data, model, out = runs
+    after = trained(data, model, tmp_path / "run", **RUN) / "model"
+    fact = pq.read_table(compared(data, model, after, tmp_path / "moved") / "pairs.parquet")
+    foretold = pq.read_table(out / "forecast.parquet")
+    for side in ("chosen", "rejected"):
+        real, said = fact[f"dlogp_{side}"].to_numpy(), foretold[f"forecast_{side}"].to_numpy()
+        assert np.corrcoef(real, said)[0, 1] > 0.95
+        assert abs(np.mean(said) - np.mean(real)) < 0.2 * np.abs(real).mean()
+
+
+def test_the_parts_sum_to_the_forecast(runs: tuple[Path, Path, Path]) -> None:
+    table = pq.read_table(runs[2] / "forecast.parquet")
+    parts = [table[name].to_numpy() for name in ("own_chosen", "others_chosen", "curvature_chosen")]
+    np.testing.assert_allclose(sum(parts), table["forecast_chosen"].to_numpy(), atol=1e-9)
+
+
+def test_features_that_were_lost_are_made_again_to_the_byte(runs: tuple[Path, Path, Path]) -> None:
+    data, model, out = runs
+    names = ["forecast.parquet", "forecast/features/part-00000.safetensors", "forecast/entanglement.safetensors"]
+    before = [(out / name).read_bytes() for name in names]
+    for name in ("forecast.json", "forecast/forecast.json", names[1], "forecast/look.safetensors"):
+        (out / name).unlink()
+    settings = ForecastSettings(train=train_settings(**RUN), sketch=16_381)
+    forecast_to_folder(data, str(model), out, settings)
+    assert [(out / name).read_bytes() for name in names] == before
