@@ -8,27 +8,7 @@ import pytest
 import torch
 
 from tiny import FAMILIES, VOCABULARY, tiny_model
-from undertow.models.gradients import Response, Sink, check_pieces, response_gradients, trained_parameters
-
-
-class Whole(Sink):
-    """Puts the pieces together again."""
-
-    def __init__(self, shapes: dict[str, torch.Size], responses: int) -> None:
-        self.found = [
-            {name: torch.zeros(shape, dtype=torch.float64).flatten() for name, shape in shapes.items()}
-            for _ in range(responses)
-        ]
-
-    def outer(self, name, response, first_row, left, right):
-        whole = self.found[response][name].view(-1, right.shape[1])
-        whole[first_row : first_row + left.shape[1]] += left.T @ right
-
-    def dense(self, name, response, values):
-        self.found[response][name] += values
-
-    def rows(self, name, response, rows, values):
-        self.found[response][name].view(-1, values.shape[1]).index_add_(0, rows, values)
+from undertow.models.gradients import Response, WholeGradients, check_pieces, response_gradients, trained_parameters
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -39,8 +19,7 @@ def test_layers_give_the_gradients_that_autograd_gives(family: str) -> None:
     draw = random.Random(0)
     sizes = ((7, 9), (3, 1), (15, 20))
     responses = [Response(*(tuple(draw.randrange(3, VOCABULARY) for _ in range(n)) for n in two)) for two in sizes]
-    shapes = {name: parameter.shape for name, parameter in parameters.items()}
-    by_layers, by_autograd = Whole(shapes, 3), Whole(shapes, 3)
+    by_layers, by_autograd = WholeGradients(parameters, 3), WholeGradients(parameters, 3)
     logps = response_gradients(model, responses, parameters, by_layers)
     expected = response_gradients(model, responses, parameters, by_autograd, packed=False)
     torch.testing.assert_close(logps, expected, rtol=1e-12, atol=1e-12)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import platform
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +41,13 @@ from undertow.runs.settings import Shard
 from undertow.runs.targets import Target, check_targets, data_input, model_inputs
 from undertow.runs.texts import keep_texts
 from undertow.runs.token_file import TokenFile
+from undertow.runs.versions import made_with
 from undertow.scoring.columns import PULL_COLUMNS
 from undertow.scoring.folder import ScoreStore
 from undertow.scoring.levels import SCORE_VERSION, includes
 from undertow.scoring.scorer import Scorer, add_pull, part_count, score_parts
-from undertow.version import __version__
 
 AUDITED = "the audited model's"
-LIBRARIES = ("torch", "transformers", "tokenizers", "pyarrow", "numpy")
 
 
 def audit(
@@ -198,8 +195,7 @@ def auditing(
             seconds = _score(store, spool, scorer, settings.part_pairs, watch)
             store.write_skipped(bad)
             summary = {
-                "undertow": __version__,
-                "versions": {name: version(name) for name in LIBRARIES} | {"python": platform.python_version()},
+                **made_with(),
                 "arguments": _arguments(data, model_name, settings),
                 "fingerprints": identity,
                 "tokens": ready.tokens,

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import platform
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from undertow.auditing.audit import LIBRARIES
 from undertow.comparing.checkpoints import (
     Checkpoints,
     check_vocabulary,
@@ -42,7 +39,7 @@ from undertow.runs.skipped import write_skipped
 from undertow.runs.targets import Target, check_targets, data_input, model_inputs, score_inputs
 from undertow.runs.texts import keep_texts
 from undertow.runs.token_file import TokenFile
-from undertow.version import __version__
+from undertow.runs.versions import made_with
 
 __all__ = ["PART_PAIRS", "Comparison", "compare", "compare_to_folder"]
 
@@ -185,8 +182,7 @@ def compare_to_folder(
             write_skipped(folder.folder, bad)
             table = folder.table([name for name in SCHEMA.names if not pa.types.is_list(SCHEMA.field(name).type)])
             summary = {
-                "undertow": __version__,
-                "versions": {name: version(name) for name in LIBRARIES} | {"python": platform.python_version()},
+                **made_with(),
                 "arguments": arguments,
                 "fingerprints": identity,
                 "tokens": ready.tokens,

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from undertow.data.pairs import BadRow, Message, Pair
+from undertow.data.layouts.values import RowError, turns
+from undertow.data.pairs import BadRow, Pair, Prompt
 from undertow.data.rows import RawRow, shown
 from undertow.data.sources.opening import open_source
 from undertow.errors import SHOWN_BAD_ROWS, BadRowsError, DataError
@@ -30,12 +31,16 @@ class Text:
     """
 
     row: int
-    prompt: str | tuple[Message, ...]
+    prompt: Prompt
     response: str
     group: str = NO_GROUP
     end: bool = True
     file: str = ""
     line: int = 0
+
+    def beside(self, other: str) -> Pair:
+        """The text as the chosen response of a pair, beside another one."""
+        return Pair(self.row, self.prompt, self.response, other, self.file, self.line)
 
 
 def read_texts(path: str | Path) -> list[Text]:
@@ -50,7 +55,7 @@ def read_texts(path: str | Path) -> list[Text]:
     for raw in open_source(path).rows():
         try:
             found.append(_text(raw))
-        except ValueError as error:
+        except RowError as error:
             bad.append(BadRow(raw.row, raw.file, raw.line, str(error)))
     if bad:
         raise BadRowsError(bad[:SHOWN_BAD_ROWS], len(bad))
@@ -70,33 +75,21 @@ def encode_texts(texts: list[Text], whole: PairEncoder, open_end: PairEncoder) -
     for text in texts:
         # The other response is there because a pair has two; it only must not be the same.
         other = "b" if text.response.strip().startswith("a") else "a"
-        pair = Pair(text.row, text.prompt, text.response, other, text.file, text.line)
-        yield (whole if text.end else open_end).encode(pair)
+        yield (whole if text.end else open_end).encode(text.beside(other))
 
 
 def _text(raw: RawRow) -> Text:
     if raw.value is None:
-        raise ValueError(raw.error or "the row cannot be read")
+        raise RowError(raw.error or "the row cannot be read")
     row: dict[str, Any] = raw.value
     prompt, response, group, end = row.get("prompt"), row.get("response"), row.get("group"), row.get("end", True)
     if not isinstance(response, str) or not response:
-        raise ValueError(f"`response` is {shown(response)}, expected text; a row of --texts has {_COLUMNS}")
+        raise RowError(f"`response` is {shown(response)}, expected text; a row of --texts has {_COLUMNS}")
     if group is not None and not isinstance(group, str):
-        raise ValueError(f"`group` is {shown(group)}, expected the name of a group")
+        raise RowError(f"`group` is {shown(group)}, expected the name of a group")
     if isinstance(end, str) and end.lower() in ("true", "false", ""):  # CSV knows only text
         end = end.lower() != "false"
     if not isinstance(end, bool):
-        raise ValueError(f"`end` is {shown(end)}, expected true or false")
-    return Text(raw.row, _prompt(prompt), response, group or NO_GROUP, end, raw.file, raw.line)
-
-
-def _prompt(prompt: object) -> str | tuple[Message, ...]:
-    if isinstance(prompt, str):
-        return prompt
-    if isinstance(prompt, list) and prompt and all(_is_turn(turn) for turn in prompt):
-        return tuple(Message(turn["role"], turn["content"]) for turn in prompt)
-    raise ValueError(f"`prompt` is {shown(prompt)}, expected text or a list of turns with role and content")
-
-
-def _is_turn(turn: object) -> bool:
-    return isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
+        raise RowError(f"`end` is {shown(end)}, expected true or false")
+    said = prompt if isinstance(prompt, str) else turns(prompt, "`prompt`")
+    return Text(raw.row, said, response, group or NO_GROUP, end, raw.file, raw.line)

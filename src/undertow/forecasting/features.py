@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from undertow.data.tokens.packing import grouped
 from undertow.maths.linearised import CountSketch
 from undertow.models.gradients import Response, response_gradients
 from undertow.models.model import Model
@@ -100,20 +101,7 @@ def features_of(
     products: torch.dtype | None,
 ) -> Iterator[FeatureRows]:
     """The features of responses, a pack at a time, in order."""
-    for some in _packs(responses, batch_tokens):
+    for some in grouped(responses, batch_tokens):
         sink = Sketcher(factors, sketch, len(some), model.device)
         logps = response_gradients(model, some, parameters, sink, packed=packed, products=products)
         yield FeatureRows(sink.scaled, sink.plain, logps.double())
-
-
-def _packs(responses: Sequence[Response], batch_tokens: int) -> Iterator[list[Response]]:
-    waiting: list[Response] = []
-    total = 0
-    for response in responses:
-        if waiting and total + response.total > batch_tokens:
-            yield waiting
-            waiting, total = [], 0
-        waiting.append(response)
-        total += response.total
-    if waiting:
-        yield waiting

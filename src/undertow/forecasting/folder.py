@@ -41,7 +41,7 @@ class ForecastFolder(RunFolder):
     """The forecast's own folder, and its results beside."""
 
     command, summary_name = FORECAST, SUMMARIES[FORECAST]
-    own = (SCALING, ENTANGLEMENT, FEATURES, f"{LOOK}*.safetensors", "reference-*.npy", "round-*")
+    own = (SCALING, ENTANGLEMENT, FEATURES, f"{LOOK}*.safetensors", "reference-*.npy")
     work = (SCALING, FEATURES)
     inner = (FEATURES,)
 

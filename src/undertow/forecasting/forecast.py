@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +19,19 @@ from transformers.trainer_utils import set_seed
 
 from undertow.auditing.audit import Audited, auditing
 from undertow.data.pairs import BadRow
-from undertow.data.reading import open_pairs
 from undertow.data.texts import Text, encode_texts, read_texts
 from undertow.data.tokens.encoder import PairEncoder, TokenPair
 from undertow.errors import SHOWN_BAD_ROWS, BadRowsError, ModelError, OptionError
 from undertow.filtering.rules import Rule, left_out
 from undertow.forecasting.folder import ENTANGLEMENT, LOOK, ForecastFolder, digest, read_tensors
-from undertow.forecasting.look import moved, paired_logps, response_logps, step_of_gradients
+from undertow.forecasting.look import moved, paired_logps, response_logps, step_along
 from undertow.forecasting.measure import (
     Engine,
     bytes_needed,
     measured_features,
     minibatches,
     scaling,
-    spread_evenly,
 )
-from undertow.forecasting.moments import add_gradient
 from undertow.forecasting.outcome import (
     Outcome,
     curve_record,
@@ -59,19 +54,19 @@ from undertow.runs.preparation import prepare
 from undertow.runs.progress import Silent, Watcher
 from undertow.runs.settings import Shard
 from undertow.runs.targets import Target, check_targets, data_input, file_input
+from undertow.runs.versions import made_with
 from undertow.scoring.columns import numbers_of
 from undertow.training.forward import turn_off_dropout
 from undertow.training.order import Step, training_steps
-from undertow.training.phases import trainable
+from undertow.training.phases import spread_evenly, trainable
 from undertow.training.reference import reference_key, reference_logps
+from undertow.training.run import load_for_training
 from undertow.training.settings import TrainSettings
-from undertow.version import __version__
 
 __all__ = ["forecast_to_folder"]
 
 MOST_MINIBATCHES = 32
 """Of which the second moments are the mean: more tell little more, and cost as much as training on them."""
-LIBRARIES = ("torch", "transformers", "tokenizers", "pyarrow", "numpy")
 _BEARS = (
     *("loss", "ref", "tokens", "reading", "epochs", "max_steps", "batch_size", "accumulate", "lr", "optimiser"),
     *("schedule", "warmup_steps", "max_grad_norm", "lora_r", "lora_alpha", "filter", "packed", "seed"),
@@ -112,30 +107,14 @@ def forecast_to_folder(
         folder = ForecastFolder(Path(out))
         folder.check_writable()
         with contextlib.closing(folder):
-            model = _model(audited, settings, model_name)
+            model = audited.model or load_for_training(model_name, audited.encoder, settings.train)
             run = _Run(data, audited, settings, folder, watch, model, held, texts, tokens)
-            folder.begin(run.identity(), run.arguments(model_name), overwrite=overwrite)
+            identity, arguments = run.identity(), run.arguments(model_name)
+            folder.begin(identity, arguments, overwrite=overwrite)
             if folder.finished:
                 watch.note(f"{out} is finished already: nothing was forecast again.")
                 return folder.summary()
-            return folder.commit({"arguments": run.arguments(model_name), **run.forecast()})
-
-
-def _model(audited: Audited, settings: ForecastSettings, name: str) -> Model:
-    """The model that is differentiated, in float32: at levels without one it is loaded now."""
-    if audited.model is not None:
-        return audited.model
-    from undertow.models.loading import load_model
-
-    train = settings.train
-    return load_model(
-        name,
-        device=train.device,
-        dtype="float32",
-        trust_remote_code=train.trust_remote_code,
-        packed=train.packed,
-        tokenizer=audited.encoder.tokenizer,
-    )
+            return folder.commit({**made_with(), "arguments": arguments, "fingerprints": identity, **run.forecast()})
 
 
 def _held_out(
@@ -144,14 +123,8 @@ def _held_out(
     """The pairs that are only looked at, as tokens."""
     if not settings.held_out:
         return []
-    reading = settings.train.data
-    pairs = open_pairs(
-        settings.held_out,
-        format=reading.format,
-        columns=dict(reading.columns) if reading.columns else None,
-        on_bad_row=reading.on_bad_row,
-        empty_prompt=reading.empty_prompt,
-    )
+    reading = replace(settings.train.data, split=None, name=None, limit=None)  # those are of the training data
+    pairs = reading.open(settings.held_out)
     ready = stack.enter_context(prepare(pairs.entries(), encoder, Shard(), reading.on_bad_row, watch))
     return list(ready.spool.read(0, ready.spool.pairs))
 
@@ -228,7 +201,7 @@ class _Run:
             len(kept),
             self.train,
             world_size=self.settings.world_size,
-            order="unknown" if self.settings.order == "unknown" else self.settings.order,
+            order=self.settings.order,
         )
         with self._engine() as engine:
             logps, reference, norms = self._starts(pairs, table)
@@ -255,7 +228,7 @@ class _Run:
             listed: dict[str, Sequence[Any]] = {
                 "row": [text.row for text in self.texts],
                 "group": groups,
-                "prompt": [_prompt_text(text) for text in self.texts],
+                "prompt": [text.beside("").prompt_text for text in self.texts],
                 "response": [text.response for text in self.texts],
             }
             self.folder.write_table(TEXTS_FORECAST, text_table(listed, study, found))
@@ -353,7 +326,7 @@ class _Run:
         reference: Tensor,
         norms: Tensor | None,
     ) -> tuple[Study, dict[str, Tensor]]:
-        some = [steps[int(at)] for at in spread_evenly(MOST_MINIBATCHES, len(steps))]
+        some = [steps[at] for at in spread_evenly(MOST_MINIBATCHES, len(steps))]
         at_kept = torch.from_numpy(kept)
         training_set = [pairs[int(number)] for number in kept]
         batches = minibatches(
@@ -392,10 +365,9 @@ class _Run:
         )
         self.seconds["features"] = time.monotonic() - started
         at, more = torch.from_numpy(sample), found.logps[2 * len(sample) :]
-        held = more[: 2 * len(self.held)].view(-1, 2)
         if engine.products is not None and len(more):  # rounded products are good for gradients, not for the start
             more = response_logps(self.model, responses[2 * len(sample) :], batch_tokens=self.settings.batch_tokens)
-            held = more[: 2 * len(self.held)].view(-1, 2)
+        held = more[: 2 * len(self.held)].view(-1, 2)
         held_reference = held
         if self.train.ref and self.held:
             assert self.audited.reference is not None
@@ -454,15 +426,7 @@ class _Run:
             some = [pairs[int(number)] for number in study.sample]
             tokens = sum(pair.total for pair in some)
             self.watch.phase("look: where training goes", pairs=len(some), tokens=tokens)
-            add_gradient(
-                engine.model,
-                some,
-                w.view(-1, 2),
-                batch_tokens=engine.batch_tokens,
-                products=engine.products,
-                watch=self.watch,
-            )
-            step = step_of_gradients(engine.parameters, scales)
+            step = step_along(engine, some, w.view(-1, 2), scales, self.watch)
             watched = [*some, *self.held]
             self.watch.phase("look: what is there", pairs=len(watched), tokens=sum(pair.total for pair in watched))
             with moved(engine.parameters, step):
@@ -497,15 +461,7 @@ class _Run:
         weights = torch.zeros(2 * len(watched), dtype=torch.float64)
         weights[outcome.protected_rows] = 1 / len(outcome.protected_rows)
         self.watch.phase("push: the protected", pairs=len(watched), tokens=sum(pair.total for pair in watched))
-        add_gradient(
-            engine.model,
-            watched,
-            weights.view(-1, 2),
-            batch_tokens=engine.batch_tokens,
-            products=engine.products,
-            watch=self.watch,
-        )
-        step = step_of_gradients(engine.parameters, scales)
+        step = step_along(engine, watched, weights.view(-1, 2), scales, self.watch)
         expected = study.products.read(study.products.move(outcome.protected_rows, weights[outcome.protected_rows]))
         size = 0.05 / max(float(expected[: 2 * n].abs().median()), 1e-30)
         some = [pairs[int(number)] for number in numbers]
@@ -559,9 +515,6 @@ class _Run:
         chosen = outcome.chosen.numpy()
         last = found.curve[-1]
         summary: dict[str, Any] = {
-            "undertow": __version__,
-            "versions": {name: version(name) for name in LIBRARIES} | {"python": platform.python_version()},
-            "fingerprints": self.identity(),
             "model": self.model.describe(),
             "data": {
                 "pairs": study.pairs,
@@ -633,9 +586,3 @@ def _typical(found: Simulation, study: Study, numbers: NDArray[np.int64]) -> Ten
     low = np.clip(at - 8, 0, max(len(sorted_steps) - 16, 0))
     high = np.minimum(low + 16, len(sorted_steps))
     return (sums[high] - sums[low]) / torch.from_numpy(high - low).unsqueeze(1)
-
-
-def _prompt_text(text: Text) -> str:
-    if isinstance(text.prompt, str):
-        return text.prompt
-    return "\n\n".join(f"{turn.role}: {turn.content}" for turn in text.prompt)

@@ -10,51 +10,54 @@ from torch import Tensor, nn
 
 from undertow.data.tokens.encoder import TokenPair
 from undertow.data.tokens.packing import pack
+from undertow.forecasting.measure import Engine
+from undertow.forecasting.moments import add_gradient
 from undertow.models.gradients import Response, as_pairs
 from undertow.models.model import Model
 from undertow.runs.progress import Watcher
 from undertow.training.forward import pair_logps
 
-__all__ = ["moved", "paired_logps", "response_logps", "step_of_gradients"]
+__all__ = ["moved", "paired_logps", "response_logps", "step_along"]
 
 
-@torch.no_grad()
-def response_logps(
-    model: Model, responses: Iterable[Response], *, batch_tokens: int, watch: Watcher | None = None
-) -> Tensor:
-    """``ln π(y|x)`` of responses in order, ``[k]``, float64, in nats."""
-    found = [torch.zeros(0, dtype=torch.float64)]
-    for batch in pack(as_pairs(responses), batch_tokens):
-        sums = pair_logps(model, batch.input_ids.to(model.device), batch.position_ids.to(model.device), batch.trees)
-        found.append(sums["chosen"].double().cpu())
-        _advance(watch, batch.pairs)
-    return torch.cat(found)
-
-
-@torch.no_grad()
 def paired_logps(
     model: Model, pairs: Iterable[TokenPair], *, batch_tokens: int, watch: Watcher | None = None
 ) -> Tensor:
-    """The same of both responses of pairs, ``[pairs, 2]``; each prompt goes through the model once."""
+    """``ln π(y|x)`` of both responses of pairs, ``[pairs, 2]``, float64, in nats; each prompt is run once."""
     found = [torch.zeros(0, 2, dtype=torch.float64)]
-    for batch in pack(pairs, batch_tokens):
-        sums = pair_logps(model, batch.input_ids.to(model.device), batch.position_ids.to(model.device), batch.trees)
-        found.append(torch.stack([sums["chosen"], sums["rejected"]], dim=1).double().cpu())
-        _advance(watch, batch.pairs)
+    with torch.no_grad():
+        for batch in pack(pairs, batch_tokens):
+            sums = pair_logps(model, batch.input_ids.to(model.device), batch.position_ids.to(model.device), batch.trees)
+            found.append(torch.stack([sums["chosen"], sums["rejected"]], dim=1).double().cpu())
+            if watch is not None:
+                watch.advance(pairs=len(batch.pairs), tokens=sum(pair.total for pair in batch.pairs))
     return torch.cat(found)
 
 
-def _advance(watch: Watcher | None, pairs: tuple[TokenPair, ...]) -> None:
-    if watch is not None:
-        watch.advance(pairs=len(pairs), tokens=sum(pair.total for pair in pairs))
+def response_logps(model: Model, responses: Iterable[Response], *, batch_tokens: int) -> Tensor:
+    """The same of single responses, ``[k]``."""
+    return paired_logps(model, as_pairs(responses), batch_tokens=batch_tokens)[:, 0]
 
 
-def step_of_gradients(parameters: Mapping[str, nn.Parameter], factors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``P g`` of the gradients that the parameters hold, which are taken from them; ``factors`` is ``±P^½``, flat."""
+def step_along(
+    engine: Engine, pairs: Iterable[TokenPair], coefficients: Tensor, scales: Mapping[str, Tensor], watch: Watcher
+) -> dict[str, Tensor]:
+    """``P Σ coefficient · ∇ ln π(y|x)`` by parameter, for both responses of pairs.
+
+    Args:
+        engine: the model.
+        pairs: in the order of the coefficients.
+        coefficients: ``[pairs, 2]``.
+        scales: ``P^½`` by parameter.
+        watch: told of the progress.
+    """
+    add_gradient(
+        engine.model, pairs, coefficients, batch_tokens=engine.batch_tokens, products=engine.products, watch=watch
+    )
     found = {}
-    for name, parameter in parameters.items():
+    for name, parameter in engine.parameters.items():
         if parameter.grad is not None:
-            found[name] = parameter.grad.mul_(factors[name].view_as(parameter)).mul_(factors[name].view_as(parameter))
+            found[name] = parameter.grad.mul_(scales[name]).mul_(scales[name])
             parameter.grad = None
     return found
 

@@ -6,9 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from undertow.data.tokens.encoder import TokenPair
@@ -152,7 +150,7 @@ def measured_features(
     parts = [responses[begin : begin + part_rows] for begin in range(0, len(responses), part_rows)]
     waiting = [index for index in range(len(parts)) if _part(folder, index, len(parts[index]), size) is None]
     done = sum(len(part) for index, part in enumerate(parts) if index not in set(waiting))
-    watch.phase("gradient features", pairs=len(responses), tokens=sum(map(_total, responses)), done=done)
+    watch.phase("gradient features", pairs=len(responses), tokens=sum(one.total for one in responses), done=done)
     if waiting:
         factors = signed(scales, sketch)
         for index in waiting:
@@ -190,7 +188,7 @@ def _measure(
         rows.append(found)
         begin = sum(len(some.logps) for some in rows[:-1])
         some = part[begin : begin + len(found.logps)]
-        watch.advance(pairs=len(some), tokens=sum(map(_total, some)))
+        watch.advance(pairs=len(some), tokens=sum(one.total for one in some))
     scaled, largest = compact(torch.cat([found.scaled for found in rows]).cpu())
     plain = torch.cat([found.plain for found in rows]).cpu()
     logps = torch.cat([found.logps for found in rows]).cpu()
@@ -202,16 +200,6 @@ def _part(folder: ForecastFolder, index: int, rows: int, size: int) -> dict[str,
     if found is None or found[0]["scaled"].shape != (rows, size):
         return None
     return found[0]
-
-
-def _total(response: Response) -> int:
-    return response.total
-
-
-def spread_evenly(count: int, of: int) -> NDArray[np.int64]:
-    """``count`` of the numbers below ``of``, at even distances, ascending."""
-    count = min(count, of)
-    return np.array([n * of // count for n in range(count)], dtype=np.int64)
 
 
 def bytes_needed(parameters: Mapping[str, nn.Parameter]) -> int:

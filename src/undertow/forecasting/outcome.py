@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from undertow.forecasting.settings import Protect
-from undertow.forecasting.simulation import CurvePoint, Simulation, Study
+from undertow.forecasting.simulation import CURVE_NUMBERS, CurvePoint, Simulation, Study
 from undertow.maths.linearised import own_parts, pushes
 from undertow.maths.statistics import bootstrap, means_of
 
@@ -50,9 +50,7 @@ class Outcome:
     protected_rows: Tensor
 
 
-def outcome_of(
-    study: Study, found: Simulation, *, protect: Protect, groups: Sequence[str] = (), spread: Tensor | None = None
-) -> Outcome:
+def outcome_of(study: Study, found: Simulation, *, protect: Protect, groups: Sequence[str] = ()) -> Outcome:
     """Read a simulation out.
 
     Args:
@@ -60,8 +58,6 @@ def outcome_of(
         found: the simulation.
         protect: whose mean counts for a push.
         groups: of the texts, one name each.
-        spread: ``[R]``, standard errors of the changes in nats, where they are known: a pair near zero may end on
-            either side.
     """
     n = len(study.sample)
     blocks = study.products.blocks(n)
@@ -72,13 +68,10 @@ def outcome_of(
     for group in dict.fromkeys(groups):
         members = study.paired_rows + torch.tensor([at for at, name in enumerate(groups) if name == group])
         by_group[group] = pushes(study.products, found.coefficients, members, blocks=blocks)
-    below = found.below[0 : 2 * n : 2]
-    if spread is not None:
-        below = torch.special.ndtr(-changes[:, 0] / spread[0 : 2 * n : 2].clamp_min(1e-9))
     return Outcome(
         chosen=changes[:, 0],
         rejected=changes[:, 1],
-        displaced=below,
+        displaced=found.below[0 : 2 * n : 2],
         own=own,
         others=linear[:, 0] - own,
         curvature=changes[:, 0] - linear[:, 0],
@@ -173,8 +166,7 @@ def curve_record(curve: Sequence[CurvePoint], groups: Sequence[str]) -> list[dic
     """The curve as JSON values, with the mean of each group of texts."""
     found = []
     for point in curve:
-        names = ("step", "batch_loss", "loss", "chosen", "rejected", "margin", "displaced", "accuracy")
-        record: dict[str, Any] = {name: getattr(point, name) for name in names}
+        record: dict[str, Any] = {"step": point.step, **{name: getattr(point, name) for name in CURVE_NUMBERS}}
         if point.held_out:
             record["held_out"] = dict(point.held_out)
         if groups:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from undertow.auditing.settings import DEFAULT_LEVEL, AuditSettings
@@ -28,7 +28,7 @@ class ForecastSettings:
     ``train`` is the run to simulate, with the same options and defaults as that run. ``order``: the batches that
     training will draw (``train``), those of TRL's trainers (``trl``), or ``unknown``: the mean over ``orders`` random
     ones. ``sample`` of 0 takes all pairs; None as many as :meth:`sample_of` says. ``sketch`` is how many numbers stand
-    for a gradient. ``rounds``: gradient features are measured so often along the way. ``protect``: whose mean counts
+    for a gradient. ``protect``: whose mean counts
     for a pair's push.
     """
 
@@ -42,7 +42,6 @@ class ForecastSettings:
     sample: int | None = None
     sketch: int = 131_071
     look: bool = True
-    rounds: int = 1
     protect: Protect = "displaced"
     held_out: str | None = None
     texts: str | None = None
@@ -54,7 +53,7 @@ class ForecastSettings:
         for name, choices in (("order", get_args(Order)), ("protect", get_args(Protect))):
             if getattr(self, name) not in choices:
                 raise OptionError(f"--{name} {getattr(self, name)}: expected one of {', '.join(choices)}.")
-        for name, least in (("orders", 1), ("world_size", 1), ("sketch", 64), ("rounds", 1), ("part_pairs", 1)):
+        for name, least in (("orders", 1), ("world_size", 1), ("sketch", 64), ("part_pairs", 1)):
             if getattr(self, name) < least:
                 raise OptionError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected {least} or more.")
         if self.sketch > _LARGEST_SKETCH:
@@ -68,10 +67,6 @@ class ForecastSettings:
                 "--sft-epochs: a forecast begins at the model that preference training begins at. Train the phase "
                 "first (`undertow train --sft-epochs …` keeps its model in OUT/sft/model), and forecast from there."
             )
-        if self.rounds > 1 and not self.look:
-            raise OptionError(f"--rounds {self.rounds}: another round begins at a look; leave --no-look away.")
-        if self.rounds > 1 and self.order == "unknown":
-            raise OptionError(f"--rounds {self.rounds}: it follows one order; give --order train or trl.")
 
     def audit_settings(self) -> AuditSettings:
         """Those of the scores that stand beside."""
@@ -79,7 +74,7 @@ class ForecastSettings:
         return AuditSettings(
             level=self.level,
             loss=train.loss,
-            ref=train.ref if self.level == DEFAULT_LEVEL else None,
+            ref=train.ref,
             pull=self.pull,
             data=train.data,
             tokens=train.tokens,
@@ -107,14 +102,9 @@ class ForecastSettings:
         affordable = int(pairs * epochs * _SHARE_OF_TRAINING / _COST_OF_A_PAIR)
         return min(max(affordable, FEWEST), MOST, pairs)
 
-    def with_training(self, train: TrainSettings) -> ForecastSettings:
-        """The same for another run."""
-        return replace(self, train=train)
-
     def record(self) -> dict[str, Any]:
         """The settings as JSON values: those of training by their own names, in ``training``."""
         names = (
-            "level pull by order orders world_size sample sketch look rounds protect held_out texts batch_tokens "
-            "part_pairs"
+            "level pull by order orders world_size sample sketch look protect held_out texts batch_tokens part_pairs"
         )
         return {name: getattr(self, name) for name in names.split()} | {"training": self.train.record()}

@@ -24,8 +24,10 @@ from undertow.maths.losses import Logps, PairLoss
 from undertow.training.order import Order, Step, training_steps
 from undertow.training.settings import TrainSettings
 
-__all__ = ["CurvePoint", "Simulation", "Study", "mean_of", "sample_steps", "simulate_order"]
+__all__ = ["CURVE_NUMBERS", "CurvePoint", "Simulation", "Study", "mean_of", "sample_steps", "simulate_order"]
 
+CURVE_NUMBERS = ("batch_loss", "loss", "chosen", "rejected", "margin", "displaced", "accuracy")
+"""Of a point of a curve."""
 CURVE_POINTS = 60
 """Of a run's curve, at most: steps at even distances, and the last."""
 
@@ -259,8 +261,7 @@ def mean_of(found: Sequence[Simulation]) -> Simulation:
         return first
     points = []
     for same in zip(*(one.curve for one in found), strict=True):
-        names = ("batch_loss", "loss", "chosen", "rejected", "margin", "displaced", "accuracy")
-        numbers = {name: float(np.mean([getattr(point, name) for point in same])) for name in names}
+        numbers = {name: float(np.mean([getattr(point, name) for point in same])) for name in CURVE_NUMBERS}
         held = {key: float(np.mean([point.held_out[key] for point in same])) for key in same[0].held_out}
         points.append(
             CurvePoint(same[0].step, **numbers, held_out=held, texts=torch.stack([p.texts for p in same]).mean(0))

@@ -30,7 +30,7 @@ from undertow.maths.residuals import residuals
 from undertow.models.families import find_backbone
 from undertow.models.model import Model
 
-__all__ = ["Response", "Sink", "as_pairs", "check_pieces", "response_gradients", "trained_parameters"]
+__all__ = ["Response", "Sink", "WholeGradients", "as_pairs", "check_pieces", "response_gradients", "trained_parameters"]
 
 TOLERANCE = 1e-3  # of the pieces' sum against autograd's gradient, relative to its norm; float32 leaves some 1e-5
 
@@ -291,8 +291,8 @@ def _logp(model: Model, response: Response, products: torch.dtype | None) -> Ten
         return token_logps(states, weight, ids[0, len(response.prompt) :], **model.head.options(states)).sum()
 
 
-class _Whole:
-    """A sink that puts the pieces together again."""
+class WholeGradients:
+    """A sink that puts the pieces together again: ``found[response][name]``, flat."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], responses: int) -> None:
         self.found = [
@@ -300,13 +300,16 @@ class _Whole:
         ]
 
     def outer(self, name: str, response: int, first_row: int, left: Tensor, right: Tensor) -> None:
+        """Formed and put into its place."""
         whole = self.found[response][name].view(-1, right.shape[1])
         whole[first_row : first_row + left.shape[1]] += (left.T @ right).to(whole)
 
     def dense(self, name: str, response: int, values: Tensor) -> None:
+        """Added as it is."""
         self.found[response][name] += values.to(self.found[response][name])
 
     def rows(self, name: str, response: int, rows: Tensor, values: Tensor) -> None:
+        """Each added to its own row."""
         whole = self.found[response][name].view(-1, values.shape[1])
         whole.index_add_(0, rows, values.to(whole))
 
@@ -319,7 +322,7 @@ def check_pieces(
     if model.attention != "tree":
         return model.attention_note or "it takes no packed rows"
     try:
-        by_layers, by_autograd = _Whole(parameters, 2), _Whole(parameters, 2)
+        by_layers, by_autograd = WholeGradients(parameters, 2), WholeGradients(parameters, 2)
         response_gradients(model, responses, parameters, by_layers)
         response_gradients(model, responses, parameters, by_autograd, packed=False)
     except Exception as error:  # any architecture may fail in its own way; autograd's way is always there

@@ -66,7 +66,7 @@ def fit_preferences(
     """
     loss = settings.loss.make()
     groups = words_to_ids(settings.watch, model.tokenizer, model.vocabulary)
-    probe = _probe(spool, settings.probe_pairs)
+    probe = spread_evenly(settings.probe_pairs, spool.pairs)
     tracker = Tracker(
         [pair for n in probe for pair in spool.read(n, n + 1)],
         model.tokenizer,
@@ -178,10 +178,10 @@ def _roll_back(trainer: PairTrainer, tracking: DisplacementCallback, out: Path, 
     return {"rolled_back_to": step}
 
 
-def _probe(spool: TokenFile, count: int) -> Sequence[int]:
-    """The numbers of a fixed sample of the pairs: evenly over the data, whatever the seed."""
-    count = min(count, spool.pairs)
-    return [n * spool.pairs // count for n in range(count)]
+def spread_evenly(count: int, of: int) -> Sequence[int]:
+    """A fixed sample: ``count`` of the numbers below ``of``, at even distances, whatever the seed."""
+    count = min(count, of)
+    return [n * of // count for n in range(count)]
 
 
 def trainable(model: Model, settings: TrainSettings) -> Any:

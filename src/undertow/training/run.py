@@ -81,8 +81,8 @@ def train_to_folder(
         watch.phase("loading the model")
         run = _Run(
             *(ready, encoder, settings, folder.folder, Path(references or out), processes, watch),
-            model=_load(source.name, encoder, settings),
-            reference=_load(settings.ref, encoder, settings) if settings.ref else None,
+            model=load_for_training(source.name, encoder, settings),
+            reference=load_for_training(settings.ref, encoder, settings) if settings.ref else None,
         )
         identity = known | _weights(run.model, run.reference)
         with folder.held(identity, arguments, overwrite=overwrite, processes=processes):
@@ -194,7 +194,7 @@ class _Run:
             done = trained_model(folder)
         self.processes.wait_for_everyone()
         # Read back in any case, so that a run that was stopped here goes on with the very same model.
-        self.model = _load(str(done), self.encoder, self.settings)
+        self.model = load_for_training(str(done), self.encoder, self.settings)
         return found
 
     def _reference_logps(self, reference: Model) -> Logps:
@@ -220,7 +220,7 @@ class _Run:
         self.processes.wait_for_everyone()
 
 
-def _load(name: str, encoder: PairEncoder, settings: TrainSettings) -> Model:
+def load_for_training(name: str, encoder: PairEncoder, settings: TrainSettings) -> Model:
     """The model in float32: weights that small steps add up in."""
     return load_model(
         name,

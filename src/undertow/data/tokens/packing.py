@@ -9,13 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from undertow.data.tokens.encoder import TokenPair
 from undertow.maths.later import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+class Sized(Protocol):
+    """What has a number of tokens."""
+
+    @property
+    def total(self) -> int:
+        """That number."""
+
+
+T = TypeVar("T", bound=Sized)
 
 DEFAULT_BATCH_TOKENS = 4096
 """Tokens a pack. Larger packs make no matrix product faster and their temporaries leave the caches."""
@@ -41,16 +52,21 @@ class PackedBatch:
 
 def pack(pairs: Iterable[TokenPair], batch_tokens: int = DEFAULT_BATCH_TOKENS) -> Iterator[PackedBatch]:
     """Pack pairs in their order, as many a row as fit ``batch_tokens``; a longer pair has a row of its own."""
-    waiting: list[TokenPair] = []
+    return map(_packed, grouped(pairs, batch_tokens))
+
+
+def grouped(items: Iterable[T], batch_tokens: int) -> Iterator[list[T]]:
+    """Items in their order, as many a group as fit ``batch_tokens``; a longer one is a group of its own."""
+    waiting: list[T] = []
     total = 0
-    for pair in pairs:
-        if waiting and total + pair.total > batch_tokens:
-            yield _packed(waiting)
+    for item in items:
+        if waiting and total + item.total > batch_tokens:
+            yield waiting
             waiting, total = [], 0
-        waiting.append(pair)
-        total += pair.total
+        waiting.append(item)
+        total += item.total
     if waiting:
-        yield _packed(waiting)
+        yield waiting
 
 
 def _packed(pairs: list[TokenPair]) -> PackedBatch:

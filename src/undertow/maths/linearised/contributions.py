@@ -41,9 +41,7 @@ def own_parts(blocks: Tensor, coefficients: Tensor) -> Tensor:
     return (blocks @ coefficients.view(-1, 2, 1)).squeeze(2)
 
 
-def pushes(
-    products: Products, coefficients: Tensor, protected: Tensor, *, blocks: Tensor, counted: Tensor | None = None
-) -> Tensor:
+def pushes(products: Products, coefficients: Tensor, protected: Tensor, *, blocks: Tensor) -> Tensor:
     """What training on each pair adds to the mean of the protected responses, ``[n]``, in nats; below zero it pushes
     them down. What a pair gives its own responses is left out.
 
@@ -52,15 +50,13 @@ def pushes(
         coefficients: ``[2n]``, of all that the pairs did.
         protected: row numbers, each once.
         blocks: see :meth:`Products.blocks`.
-        counted: a weight for each protected row; equal weights where None.
 
     Raises:
         ValueError: nothing is protected.
     """
     if not len(protected):
         raise ValueError("no response is protected: there is no mean to push")
-    weights = torch.ones(len(protected), dtype=torch.float64) if counted is None else counted.double()
-    weights = weights / weights.sum()
+    weights = torch.full((len(protected),), 1 / len(protected), dtype=torch.float64)
     pairs = len(coefficients) // 2
     toward = products.read(products.move(protected, weights))[: 2 * pairs].view(pairs, 2)
     inside = protected < 2 * pairs

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from undertow.maths.later import torch
+from undertow.maths.linearised.contributions import own_parts
 from undertow.maths.linearised.products import Products
 from undertow.maths.linearised.scale import RunningScale
 
@@ -61,10 +62,7 @@ class LinearisedRun:
         coefficients: ``[2n]``, the summed step weights of the pairs at their own steps: ``Σ ± lr·c·d``.
         stand_ins: ``[2n]``, the same where they stood in for others.
         length: ``wᵀKw`` of all of them together.
-        loss_weights: the last step's ``(d_w, d_l)``, each ``[k]``.
-        norm: of the last step's gradient, before clipping.
         clipped: how many steps so far had a longer gradient than there may be.
-        scale: the last step's ``c_t``.
     """
 
     step: int
@@ -73,10 +71,7 @@ class LinearisedRun:
     coefficients: Tensor
     stand_ins: Tensor
     length: float
-    loss_weights: tuple[Tensor, Tensor]
-    norm: float
     clipped: int
-    scale: float
 
 
 def linearised_run(
@@ -91,7 +86,6 @@ def linearised_run(
     clip: float | None = None,
     curvature: Curvature | None = None,
     watch: Callable[[int], bool] | None = None,
-    offset: Tensor | None = None,
 ) -> Iterator[LinearisedRun]:
     """Simulate a run; yields where it stands after the watched steps, and at its end.
 
@@ -110,7 +104,6 @@ def linearised_run(
         clip: ``M``, the longest gradient there may be; None for no clipping.
         curvature: of a look.
         watch: whether to yield after a step, by its number from 1; where None, at the end only.
-        offset: ``[R]``, changes that came before the first of these steps; 0 where None.
     """
     state, heading = products.start(), products.start()
     blocks = products.blocks(pairs)
@@ -119,11 +112,8 @@ def linearised_run(
     momentum, length = scale.momentum, 0.0
     stands_in = any(not bool(step.own.all()) for step in steps)
     clipped = 0
-    last: tuple[tuple[Tensor, Tensor], float, int, float] = ((state.new_zeros(0), state.new_zeros(0)), 0.0, 0, 0.0)
 
     def bent(changes: Tensor, rows: Tensor | None = None) -> Tensor:
-        if offset is not None:
-            changes = changes + (offset if rows is None else offset[rows])
         if curvature is None or not curvature.length:
             return changes
         nats = curvature.nats if rows is None else curvature.nats[rows]
@@ -133,14 +123,14 @@ def linearised_run(
         """What the pairs have done to themselves and shall not count, ``[k, 2]``."""
         both = taken.view(2, pairs, 2)[:, numbers]
         moved = both[1] + torch.where(own.unsqueeze(1), torch.zeros_like(both[0]), both[0])
-        return (blocks[numbers] @ moved.unsqueeze(2)).squeeze(2)
+        return own_parts(blocks[numbers], moved.flatten())
 
     def stand() -> LinearisedRun:
         linear = products.read(state).clone()
         if stands_in:
             everyone = torch.arange(pairs)
             linear[: 2 * pairs] -= own_removed(everyone, torch.ones(pairs, dtype=torch.bool)).flatten()
-        return LinearisedRun(number, linear, bent(linear), taken[0].clone(), taken[1].clone(), length, *last)
+        return LinearisedRun(number, linear, bent(linear), taken[0].clone(), taken[1].clone(), length, clipped)
 
     number = 0
     for number, step in enumerate(steps, 1):
@@ -168,7 +158,6 @@ def linearised_run(
             state = state + size * products.move(flat, a)
             taken.view(-1).index_add_(0, whose, size * a)
         length = products.length(state, taken.sum(0))
-        last = ((d_w, d_l), norm, clipped, c)
         if watch is not None and watch(number):
             yield stand()
     if watch is None or not watch(number):
