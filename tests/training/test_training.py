@@ -69,7 +69,7 @@ def test_the_first_step_moves_as_the_audit_said(model: Path, tmp_path: Path, mon
         return trained.hf
 
     assert not start.head.tied
-    monkeypatch.setattr(phases, "_trainable", the_unembedding_alone)
+    monkeypatch.setattr(phases, "trainable", the_unembedding_alone)
     name = {"DPO": "dpo", "SimPO": "simpo"}[type(loss).__name__]
     parameters = {"beta": loss.beta} if name == "dpo" else {"beta": loss.beta, "args": {"gamma": loss.gamma}}
     settings = TrainSettings(
@@ -112,7 +112,7 @@ def test_killed_and_started_again_ends_with_the_same_weights(model: Path, prefs:
         (["--loss", "nonsense"], "there is no loss"),
         (["--lr", "0"], "--lr 0.0"),
         (["--batch-size", "0"], "--batch-size 0"),
-        (["--optimiser", "sgd"], "--optimiser sgd"),
+        (["--optimiser", "adagrad"], "--optimiser adagrad"),
         (["--report-to", "paper"], "--report-to paper"),
         (["--watch", "yes"], "--watch yes"),
         (["--config", "/nowhere.yaml"], "--config /nowhere.yaml"),
