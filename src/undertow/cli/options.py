@@ -12,7 +12,7 @@ from undertow.errors import OptionError
 if TYPE_CHECKING:
     from undertow.runs.settings import DataSettings
 
-DATA, MODEL, LOSS, SHARED, SPEED = "Data", "Model", "Loss", "Shared", "Speed and size"
+DATA, MODEL, LOSS, TRAINING, SHARED, SPEED = "Data", "Model", "Loss", "Training", "Shared", "Speed and size"
 
 Data = Annotated[
     str,
@@ -123,6 +123,63 @@ Quiet = Annotated[
 ]
 Json = Annotated[
     bool, typer.Option("--json", help="A summary as JSON, as the last line of output.", rich_help_panel=SHARED)
+]
+
+ModelOrRecipe = Annotated[
+    str, typer.Option("--model", help="Hub id, folder, .gguf file, or demo.", rich_help_panel=MODEL)
+]
+Config = Annotated[Path | None, typer.Option("--config", help="YAML file of these options; the command line wins.")]
+Epochs = Annotated[
+    float,
+    typer.Option(
+        "--epochs", help="How often every pair is trained on; parts of an epoch too.", rich_help_panel=TRAINING
+    ),
+]
+MaxSteps = Annotated[int, typer.Option("--max-steps", help="0: as many as the epochs take.", rich_help_panel=TRAINING)]
+BatchSize = Annotated[int, typer.Option("--batch-size", help="Pairs a process and step.", rich_help_panel=TRAINING)]
+Accumulate = Annotated[
+    int, typer.Option("--accumulate", help="Batches for one step of the optimiser.", rich_help_panel=TRAINING)
+]
+LearningRate = Annotated[float, typer.Option("--lr", help="Learning rate.", rich_help_panel=TRAINING)]
+Optimiser = Annotated[
+    str, typer.Option("--optimiser", "--optimizer", help="rmsprop, adamw or sgd.", rich_help_panel=TRAINING)
+]
+Schedule = Annotated[
+    str,
+    typer.Option(
+        "--schedule",
+        help="linear, cosine, cosine_with_restarts, polynomial, constant, constant_with_warmup or inverse_sqrt, "
+        "as in transformers.",
+        rich_help_panel=TRAINING,
+    ),
+]
+WarmupSteps = Annotated[
+    int,
+    typer.Option("--warmup-steps", help="Steps in which the learning rate rises from 0.", rich_help_panel=TRAINING),
+]
+WeightDecay = Annotated[
+    float,
+    typer.Option(
+        "--weight-decay",
+        help="Share of a weight that a step takes away, times the learning rate; a term of rmsprop's gradient.",
+        rich_help_panel=TRAINING,
+    ),
+]
+MaxGradNorm = Annotated[
+    float,
+    typer.Option("--max-grad-norm", help="A longer gradient is cut to this length.", rich_help_panel=TRAINING),
+]
+LoraR = Annotated[
+    int, typer.Option("--lora-r", help="Rank of a LoRA adapter; 0 trains all weights.", rich_help_panel=TRAINING)
+]
+LoraAlpha = Annotated[int, typer.Option("--lora-alpha", help="0: twice the rank.", rich_help_panel=TRAINING)]
+Filter = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--filter",
+        help="'SCORE SELECTOR AMOUNT', e.g. 'dlogp_chosen drop-lowest 10%': audit first, leave these pairs out.",
+        rich_help_panel=TRAINING,
+    ),
 ]
 
 

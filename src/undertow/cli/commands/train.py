@@ -25,7 +25,7 @@ undertow train prefs.jsonl --model ./base --sft-epochs 1 --sft-lr 1e-5 --loss dp
 
 accelerate launch --multi_gpu --num_processes 2 -m undertow train prefs.jsonl --model ./sft --out run
 """
-TRAINING, TRACKING = "Training", "Tracking"
+TRACKING = "Tracking"
 
 
 @app.command(epilog=EPILOG)
@@ -33,12 +33,8 @@ def train(
     context: typer.Context,
     data: o.Data,
     out: o.Out,
-    model: Annotated[
-        str, typer.Option("--model", help="Hub id, folder, .gguf file, or demo.", rich_help_panel=o.MODEL)
-    ] = "",
-    config: Annotated[
-        Path | None, typer.Option("--config", help="YAML file of these options; the command line wins.")
-    ] = None,
+    model: o.ModelOrRecipe = "",
+    config: o.Config = None,
     loss: o.Loss = "dpo",
     beta: o.Beta = None,
     loss_args: o.LossArgs = None,
@@ -47,66 +43,32 @@ def train(
     sft_epochs: Annotated[
         float,
         typer.Option(
-            "--sft-epochs", help="First train on the chosen responses alone, so many epochs.", rich_help_panel=TRAINING
+            "--sft-epochs",
+            help="First train on the chosen responses alone, so many epochs.",
+            rich_help_panel=o.TRAINING,
         ),
     ] = 0.0,
     sft_lr: Annotated[
-        float, typer.Option("--sft-lr", help="Learning rate of that phase; 0: --lr.", rich_help_panel=TRAINING)
+        float, typer.Option("--sft-lr", help="Learning rate of that phase; 0: --lr.", rich_help_panel=o.TRAINING)
     ] = 0.0,
-    epochs: Annotated[
-        float,
-        typer.Option(
-            "--epochs", help="How often every pair is trained on; parts of an epoch too.", rich_help_panel=TRAINING
-        ),
-    ] = 1.0,
-    max_steps: Annotated[
-        int, typer.Option("--max-steps", help="0: as many as the epochs take.", rich_help_panel=TRAINING)
-    ] = 0,
-    batch_size: Annotated[
-        int, typer.Option("--batch-size", help="Pairs a process and step.", rich_help_panel=TRAINING)
-    ] = 4,
-    accumulate: Annotated[
-        int, typer.Option("--accumulate", help="Batches for one step of the optimiser.", rich_help_panel=TRAINING)
-    ] = 1,
-    lr: Annotated[float, typer.Option("--lr", help="Learning rate.", rich_help_panel=TRAINING)] = 1e-6,
-    optimiser: Annotated[
-        str, typer.Option("--optimiser", "--optimizer", help="rmsprop, adamw or sgd.", rich_help_panel=TRAINING)
-    ] = "rmsprop",
-    schedule: Annotated[
-        str,
-        typer.Option(
-            "--schedule",
-            help="linear, cosine, cosine_with_restarts, polynomial, constant, constant_with_warmup or inverse_sqrt, "
-            "as in transformers.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = "linear",
-    warmup_steps: Annotated[
-        int,
-        typer.Option("--warmup-steps", help="Steps in which the learning rate rises from 0.", rich_help_panel=TRAINING),
-    ] = 0,
-    weight_decay: Annotated[
-        float,
-        typer.Option(
-            "--weight-decay",
-            help="Share of a weight that a step takes away, times the learning rate; a term of rmsprop's gradient.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = 0.0,
-    max_grad_norm: Annotated[
-        float,
-        typer.Option("--max-grad-norm", help="A longer gradient is cut to this length.", rich_help_panel=TRAINING),
-    ] = 1.0,
-    lora_r: Annotated[
-        int, typer.Option("--lora-r", help="Rank of a LoRA adapter; 0 trains all weights.", rich_help_panel=TRAINING)
-    ] = 0,
-    lora_alpha: Annotated[int, typer.Option("--lora-alpha", help="0: twice the rank.", rich_help_panel=TRAINING)] = 0,
+    epochs: o.Epochs = 1.0,
+    max_steps: o.MaxSteps = 0,
+    batch_size: o.BatchSize = 4,
+    accumulate: o.Accumulate = 1,
+    lr: o.LearningRate = 1e-6,
+    optimiser: o.Optimiser = "rmsprop",
+    schedule: o.Schedule = "linear",
+    warmup_steps: o.WarmupSteps = 0,
+    weight_decay: o.WeightDecay = 0.0,
+    max_grad_norm: o.MaxGradNorm = 1.0,
+    lora_r: o.LoraR = 0,
+    lora_alpha: o.LoraAlpha = 0,
     gradient_checkpointing: Annotated[
         bool,
         typer.Option(
             "--gradient-checkpointing",
             help="Less memory, more time: layers are computed again on the way back.",
-            rich_help_panel=TRAINING,
+            rich_help_panel=o.TRAINING,
         ),
     ] = False,
     track_every: Annotated[
@@ -150,14 +112,7 @@ def train(
             rich_help_panel=TRACKING,
         ),
     ] = None,
-    filter: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--filter",
-            help="'SCORE SELECTOR AMOUNT', e.g. 'dlogp_chosen drop-lowest 10%': audit first, leave these pairs out.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = None,
+    filter: o.Filter = None,
     sweep: Annotated[
         Path | None,
         typer.Option(
@@ -165,10 +120,10 @@ def train(
         ),
     ] = None,
     save_every: Annotated[
-        int, typer.Option("--save-every", help="Steps between checkpoints.", rich_help_panel=TRAINING)
+        int, typer.Option("--save-every", help="Steps between checkpoints.", rich_help_panel=o.TRAINING)
     ] = 100,
     keep_checkpoints: Annotated[
-        int, typer.Option("--keep-checkpoints", help="The last so many stay.", rich_help_panel=TRAINING)
+        int, typer.Option("--keep-checkpoints", help="The last so many stay.", rich_help_panel=o.TRAINING)
     ] = 2,
     log_every: Annotated[
         int,
