@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     )
     from undertow.filtering.filter import filter_pairs
     from undertow.filtering.what_if import what_if
+    from undertow.forecasting.forecast import forecast
     from undertow.losses import Logps
     from undertow.models.loading import load_model
     from undertow.models.model import Model
@@ -55,6 +56,7 @@ _HOMES = {
     "audit": "undertow.auditing.audit",
     "compare": "undertow.comparing.compare",
     "filter_pairs": "undertow.filtering.filter",
+    "forecast": "undertow.forecasting.forecast",
     "load_model": "undertow.models.loading",
     "read_pairs": "undertow.data.reading",
     "read_scores": "undertow.scoring.shards",
@@ -81,6 +83,7 @@ __all__ = [
     "compare",
     "entanglement",
     "filter_pairs",
+    "forecast",
     "flow",
     "load_model",
     "losses",

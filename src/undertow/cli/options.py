@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -125,6 +125,36 @@ Json = Annotated[
     bool, typer.Option("--json", help="A summary as JSON, as the last line of output.", rich_help_panel=SHARED)
 ]
 
+Level = Annotated[
+    str,
+    typer.Option(
+        "--level",
+        help="text (no model is run), hidden (CHES, fastest) or unembedding (exact inner products); a level "
+        "includes those before it.",
+    ),
+]
+Pull = Annotated[
+    bool,
+    typer.Option(
+        "--pull",
+        help="Also how the whole data set's gradient moves each pair; a second pass.",
+        rich_help_panel=LOSS,
+    ),
+]
+PartPairs = Annotated[
+    int,
+    typer.Option(
+        "--part-pairs", help="Pairs a file of scores; a stopped run repeats at most one.", rich_help_panel=SPEED
+    ),
+]
+By = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--by",
+        help="Column of the data by whose values the report groups the pairs; may be given several times.",
+        rich_help_panel=DATA,
+    ),
+]
 ModelOrRecipe = Annotated[
     str, typer.Option("--model", help="Hub id, folder, .gguf file, or demo.", rich_help_panel=MODEL)
 ]
@@ -181,6 +211,17 @@ Filter = Annotated[
         rich_help_panel=TRAINING,
     ),
 ]
+
+
+def given(context: typer.Context, *, but: frozenset[str]) -> tuple[dict[str, Any], set[str]]:
+    """The command's options by name, and which of them were typed; ``but`` are not asked for."""
+    values = {name: value for name, value in context.params.items() if name not in but}
+    return values, {name for name in values if not _is_default(context, name)}
+
+
+def _is_default(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is None or source.name == "DEFAULT"
 
 
 def data_settings(

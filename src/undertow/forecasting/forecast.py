@@ -63,7 +63,7 @@ from undertow.training.reference import reference_key, reference_logps
 from undertow.training.run import load_for_training
 from undertow.training.settings import TrainSettings
 
-__all__ = ["forecast_to_folder"]
+__all__ = ["forecast", "forecast_to_folder"]
 
 MOST_MINIBATCHES = 32
 """Of which the second moments are the mean: more tell little more, and cost as much as training on them."""
@@ -72,6 +72,32 @@ _BEARS = (
     *("schedule", "warmup_steps", "max_grad_norm", "lora_r", "lora_alpha", "filter", "packed", "seed"),
 )
 """Options of training that the forecast depends on."""
+
+
+def forecast(
+    data: str | Path,
+    model: str,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    watch: Watcher | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Forecast a training run into a folder; returns what ``forecast.json`` then holds.
+
+    Args:
+        data: file, folder or Hub id of the pairs.
+        model: Hub id, folder, .gguf file, or demo.
+        out: the folder.
+        overwrite: start over where it holds another run.
+        watch: told of the progress.
+        **options: those of ``undertow forecast``, by their names with underscores: ``loss="dpo"``, ``lr=1e-6``.
+
+    Raises:
+        InputError: the data, the model, an option or the output folder cannot be used.
+    """
+    _, settings = ForecastSettings.from_options({**options, "model": model})
+    return forecast_to_folder(data, model, out, settings, overwrite=overwrite, watch=watch)
 
 
 def forecast_to_folder(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from undertow.auditing.settings import DEFAULT_LEVEL, AuditSettings
 from undertow.errors import OptionError
+from undertow.runs.option_names import nearest
+from undertow.runs.recipes import Entry
 from undertow.training.order import Order
-from undertow.training.settings import TrainSettings
+from undertow.training.settings import TrainSettings, from_options, option_defaults
 
 __all__ = ["FEWEST", "MOST", "ForecastSettings", "Protect"]
 
@@ -101,6 +104,41 @@ class ForecastSettings:
             epochs = self.train.max_steps * step / pairs
         affordable = int(pairs * epochs * _SHARE_OF_TRAINING / _COST_OF_A_PAIR)
         return min(max(affordable, FEWEST), MOST, pairs)
+
+    @classmethod
+    def from_options(
+        cls,
+        options: Mapping[str, Any],
+        typed: Iterable[str] = (),
+        recipe: Mapping[str, Entry] | None = None,
+    ) -> tuple[str, ForecastSettings]:
+        """The model's name and the settings, from options by name: a forecast's own, and those of the run to simulate.
+
+        Args:
+            options: by name; those that are not there have their defaults.
+            typed: which of them were typed, and so win over the recipe.
+            recipe: options of training from a file.
+
+        Raises:
+            OptionError: there is no such option, or a value cannot be used.
+        """
+        own = {field.name: field.default for field in fields(cls)} | {"by": ()}
+        del own["train"]
+        defaults = option_defaults()
+        unknown = next((name for name in options if name not in own and name not in defaults), None)
+        if unknown is not None:
+            close = nearest(unknown, [*own, *defaults])
+            raise OptionError(
+                f"--{unknown.replace('_', '-')}: there is no such option."
+                + (f" Did you mean {close}?" if close else "")
+            )
+        bearing = {name: options.get(name, value) for name, value in defaults.items()}
+        model, train = from_options(bearing, typed, recipe)
+        mine = {name: options.get(name, value) for name, value in own.items()}
+        mine["by"] = tuple(mine["by"] or ())
+        for name in ("held_out", "texts"):
+            mine[name] = None if mine[name] is None else str(mine[name])
+        return model, cls(train=train, **mine)
 
     def record(self) -> dict[str, Any]:
         """The settings as JSON values: those of training by their own names, in ``training``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from undertow.data.reading import parse_columns
@@ -183,6 +183,16 @@ class TrainSettings:
         values["loss"] = repr(self.loss.make())
         reading = values.pop("data")
         return {**values, "reading": reading}
+
+
+def option_defaults() -> dict[str, Any]:
+    """Every option that :func:`from_options` reads, and its default: for commands that have only some of them."""
+    values: dict[str, Any] = {}
+    for part in (DataSettings, TokenSettings, TrainSettings):
+        values |= {f.name: None if f.default is MISSING else f.default for f in fields(part)}
+    del values["data"], values["tokens"]
+    loss = LossSettings()
+    return values | {"model": "", "loss": loss.name, "beta": loss.beta, "loss_args": None, "calibrated": False}
 
 
 def from_options(

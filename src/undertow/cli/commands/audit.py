@@ -31,27 +31,13 @@ def audit(
     data: o.Data,
     model: o.Model,
     out: o.Out,
-    level: Annotated[
-        str,
-        typer.Option(
-            "--level",
-            help="text (no model is run), hidden (CHES, fastest) or unembedding (exact inner products); a level "
-            "includes those before it.",
-        ),
-    ] = "unembedding",
+    level: o.Level = "unembedding",
     loss: o.Loss = "dpo",
     beta: o.Beta = None,
     loss_args: o.LossArgs = None,
     calibrated: o.Calibrated = False,
     ref: o.Ref = None,
-    pull: Annotated[
-        bool,
-        typer.Option(
-            "--pull",
-            help="Also how the whole data set's gradient moves each pair; a second pass.",
-            rich_help_panel=o.LOSS,
-        ),
-    ] = False,
+    pull: o.Pull = False,
     format: o.Format = None,
     columns: o.Columns = None,
     empty_prompt: o.EmptyPrompt = False,
@@ -69,22 +55,10 @@ def audit(
         str, typer.Option("--shard", help="I/N: score the I-th of N static shards.", rich_help_panel=o.SPEED)
     ] = "1/1",
     batch_tokens: o.BatchTokens = 4096,
-    part_pairs: Annotated[
-        int,
-        typer.Option(
-            "--part-pairs", help="Pairs a file of scores; a stopped run repeats at most one.", rich_help_panel=o.SPEED
-        ),
-    ] = 512,
+    part_pairs: o.PartPairs = 512,
     packed: o.Packed = True,
     engine: o.Engine = "local",
-    by: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--by",
-            help="Column of the data by whose values the report groups the pairs; may be given several times.",
-            rich_help_panel=o.DATA,
-        ),
-    ] = None,
+    by: o.By = None,
     overwrite: o.Overwrite = False,
     seed: o.Seed = 0,
     quiet: o.Quiet = False,

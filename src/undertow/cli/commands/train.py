@@ -164,8 +164,7 @@ def train(
     from undertow.training.settings import TrainSettings, from_options
     from undertow.training.sweep import about_arm
 
-    given = {name: value for name, value in context.params.items() if name not in _OURS}
-    typed = {name for name in given if not _is_default(context, name)}
+    given, typed = o.given(context, but=_OURS)
     recipe = read_recipe(config) if config else None
     arms = read_arms(sweep) if sweep else {"": None}
     plans = {name: from_options(given, typed, recipe, arm) for name, arm in arms.items()}
@@ -206,8 +205,3 @@ def train(
 
 
 _OURS = frozenset({"data", "out", "config", "sweep", "engine", "overwrite", "quiet", "json"})
-
-
-def _is_default(context: Any, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is None or source.name == "DEFAULT"
