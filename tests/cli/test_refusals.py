@@ -66,3 +66,32 @@ def test_demo(capsys, tmp_path: Path, options) -> None:
     code, out, _ = run(capsys, "demo", *options, "--out", tmp_path / "out")
     assert (code, out) == (2, "")
     assert not (tmp_path / "out").exists()
+
+
+FORECAST = [
+    (["--optimiser", "lion"], "--optimiser lion: expected one of rmsprop, adamw, sgd"),
+    (["--order", "random"], "--order random: expected one of train, trl, unknown"),
+    (["--orders", "0"], "--orders 0: expected 1 or more"),
+    (["--sample", "1"], "--sample 1: expected 0 (all pairs), or 2 or more"),
+    (["--sketch", "7"], "--sketch 7: expected 64 or more"),
+    (["--protect", "me"], "--protect me: expected one of displaced, all, held-out"),
+    (["--protect", "held-out"], "give that too"),
+    (["--sft-epochs", "1"], "No such option: --sft-epochs"),
+    (["--world-size", "0"], "--world-size 0: expected 1 or more"),
+    (["--held-out", "/nowhere/at/all"], "/nowhere/at/all"),
+    (["--texts", "/nowhere/at/all"], "/nowhere/at/all"),
+    (["--filter", "nonsense"], "--filter"),
+    (["--lora-alpha", "8"], "--lora-r"),
+    (["--loss", "dpoo"], "did you mean dpo?"),
+    (["--level", "hiden"], "--level hiden"),
+    (["--config", "/nowhere/at/all.yaml"], "/nowhere/at/all.yaml"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), FORECAST, ids=[" ".join(options) for options, _ in FORECAST])
+def test_forecast(capsys, model: Path, prefs: Path, tmp_path: Path, options, message) -> None:
+    base = ["forecast", prefs, "--model", model, "--max-length", 400, "--out", tmp_path / "out"]
+    code, out, err = run(capsys, *base, *options)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert not (tmp_path / "out").exists()

@@ -19,6 +19,7 @@ from transformers.trainer_utils import set_seed
 
 from undertow.auditing.audit import Audited, auditing
 from undertow.data.pairs import BadRow
+from undertow.data.reading import Pairs
 from undertow.data.texts import Text, encode_texts, read_texts
 from undertow.data.tokens.encoder import PairEncoder, TokenPair
 from undertow.errors import SHOWN_BAD_ROWS, BadRowsError, ModelError, OptionError
@@ -124,6 +125,8 @@ def forecast_to_folder(
         [Target("--out", Path(out), "run")], data_input(data, settings.train.data.split, settings.train.data.name)
     )
     texts = read_texts(settings.texts) if settings.texts else []
+    if settings.held_out:
+        _open_held_out(settings)  # what cannot be read is refused before a model is loaded
     with (
         contextlib.ExitStack() as stack,
         auditing(data, model_name, out, settings.audit_settings(), overwrite=overwrite, watch=watch) as audited,
@@ -149,10 +152,15 @@ def _held_out(
     """The pairs that are only looked at, as tokens."""
     if not settings.held_out:
         return []
-    reading = replace(settings.train.data, split=None, name=None, limit=None)  # those are of the training data
-    pairs = reading.open(settings.held_out)
-    ready = stack.enter_context(prepare(pairs.entries(), encoder, Shard(), reading.on_bad_row, watch))
+    pairs, on_bad_row = _open_held_out(settings), settings.train.data.on_bad_row
+    ready = stack.enter_context(prepare(pairs.entries(), encoder, Shard(), on_bad_row, watch))
     return list(ready.spool.read(0, ready.spool.pairs))
+
+
+def _open_held_out(settings: ForecastSettings) -> Pairs:
+    assert settings.held_out is not None
+    reading = replace(settings.train.data, split=None, name=None, limit=None)  # those are of the training data
+    return reading.open(settings.held_out)
 
 
 def _text_tokens(texts: Sequence[Text], encoder: PairEncoder) -> list[TokenPair]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from undertow.data.tokens.encoder import TokenPair
-from undertow.forecasting.features import features_of, signed
+from undertow.forecasting.features import Factor, factors_of, features_of
 from undertow.forecasting.folder import SCALING, ForecastFolder, compact, read_tensors, spread_out
 from undertow.forecasting.moments import Minibatch, scaling_of, second_moments
 from undertow.maths.linearised import CountSketch, Features, Kernel, Products
@@ -152,7 +152,7 @@ def measured_features(
     done = sum(len(part) for index, part in enumerate(parts) if index not in set(waiting))
     watch.phase("gradient features", pairs=len(responses), tokens=sum(one.total for one in responses), done=done)
     if waiting:
-        factors = signed(scales, sketch)
+        factors = factors_of(scales, sketch, _tokens(engine.model, engine.parameters, responses))
         for index in waiting:
             _measure(engine, folder, index, parts[index], factors, sketch, watch)
     read = [_part(folder, index, len(part), size) for index, part in enumerate(parts)]
@@ -170,7 +170,7 @@ def _measure(
     folder: ForecastFolder,
     index: int,
     part: Sequence[Response],
-    factors: Mapping[str, Tensor],
+    factors: Mapping[str, Factor],
     sketch: CountSketch,
     watch: Watcher,
 ) -> None:
@@ -193,6 +193,13 @@ def _measure(
     plain = torch.cat([found.plain for found in rows]).cpu()
     logps = torch.cat([found.logps for found in rows]).cpu()
     folder.keep(folder.part(index), {"scaled": scaled, "largest": largest, "plain": plain, "logps": logps})
+
+
+def _tokens(model: Model, parameters: Mapping[str, nn.Parameter], responses: Sequence[Response]) -> dict[str, Tensor]:
+    """The tokens that occur, ascending, by the name of each trained matrix with a row a token."""
+    occurring = torch.tensor(sorted({token for one in responses for token in (*one.prompt, *one.tokens)}))
+    matrices = [module.weight for module in (model.hf.get_input_embeddings(), model.hf.get_output_embeddings())]
+    return {name: occurring for name, parameter in parameters.items() if any(parameter is one for one in matrices)}
 
 
 def _part(folder: ForecastFolder, index: int, rows: int, size: int) -> dict[str, Tensor] | None:
