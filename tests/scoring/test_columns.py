@@ -17,6 +17,7 @@ from undertow.scoring import scorer as scoring
 from undertow.scoring.columns import (
     CASES,
     COLUMNS,
+    FORECAST_COLUMNS,
     LEVELS,
     PREDICTORS,
     PULL_COLUMNS,
@@ -40,7 +41,8 @@ def test_each_column_is_declared_once_and_whole() -> None:
     ranks = [column.rank for column in COLUMNS if column.rank is not None]
     assert len(set(ranks)) == len(ranks)
     assert all(column.level in LEVELS for column in COLUMNS)
-    assert [name for name in names if name in PULL_COLUMNS] == names[-len(PULL_COLUMNS) :]
+    options = [column.option for column in COLUMNS]
+    assert options == sorted(options, key=["", "pull", "forecast"].index)
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -48,11 +50,14 @@ def test_the_schema_is_the_declarations(level: str) -> None:
     for pull in (False, True):
         columns = columns_of(level, pull=pull)
         assert [(field.name, field.type) for field in schema(level, pull=pull)] == [(c.name, c.type) for c in columns]
-    assert {column.name for column in columns_of("unembedding", pull=True)} == {column.name for column in COLUMNS}
+    found = {column.name for column in columns_of("unembedding", pull=True)}
+    assert found == {column.name for column in COLUMNS} - set(FORECAST_COLUMNS)
+    assert found >= set(PULL_COLUMNS)
 
 
 def test_what_is_shown_of_columns_is_the_declarations() -> None:
     assert list(PREDICTORS.items()) == [
+        ("forecast_chosen", "lowest"),
         ("pull", "lowest"),
         ("dlogp_chosen", "lowest"),
         ("free_dlogp_chosen", "lowest"),
@@ -63,6 +68,7 @@ def test_what_is_shown_of_columns_is_the_declarations() -> None:
     ]
     assert shown_in("page") == (
         "dlogp_chosen", "dlogp_rejected", "pull", "ln_ches", "chosen_tokens", "rejected_tokens", "edit_distance",
+        "forecast_chosen", "push",
     )  # fmt: skip
     assert shown_in("quantiles")[:3] == ("prompt_tokens", "chosen_tokens", "rejected_tokens")
     assert LABELS["ches"] == "CHES"

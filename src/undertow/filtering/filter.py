@@ -21,7 +21,7 @@ from undertow.filtering.rewriting import Decision, Rewriter, check_endings, open
 from undertow.filtering.selection import LINKS, Selector, Verdict, judge, make_selectors, numeric_columns
 from undertow.runs.targets import Target, check_targets, data_input, score_inputs
 from undertow.scoring.columns import PREDICTORS, numbers_of, tokens_of
-from undertow.scoring.shards import read_scores
+from undertow.scoring.shards import read_scores, where_from
 
 UNSCORED = "has no score: the audit set it aside, or did not look at it"
 
@@ -221,7 +221,9 @@ def _check_columns(table: pa.Table, by: str | None, selectors: Sequence[Selector
     """Refuse selectors that these scores cannot answer."""
     numeric = numeric_columns(table.schema)
     if by is not None and by not in numeric:
-        raise OptionError(f"--by {by}: the scores have no such numeric column. They have {', '.join(numeric)}.")
+        raise OptionError(
+            f"--by {by}: the scores have no such numeric column{where_from(by)}. They have {', '.join(numeric)}."
+        )
     kinds = {selector.kind for selector in selectors}
     if by is None and (wanting := [str(selector) for selector in selectors if selector.by_score]):
         ranking = [name for name in PREDICTORS if name in numeric]

@@ -66,9 +66,11 @@ class Rule:
 
 def _why_not(name: str) -> str:
     """Why pairs cannot be left out by a column while training begins."""
-    column = next((column for column in COLUMNS if column.name == name), None)
+    column = next((column for column in COLUMNS if column.name == name.partition(":")[0]), None)
     if column is None:
         return f"there is no score {name}"
+    if column.option == "forecast":
+        return f"{name} is a forecast's: use `undertow forecast`, then `undertow filter --scores`"
     if column.option:
         return f"{name} takes a pass over all data: use `undertow audit … --{column.option}`, then `undertow filter`"
     return f"{name} holds no numbers"

@@ -16,12 +16,11 @@ from undertow.forecasting.settings import Protect
 from undertow.forecasting.simulation import CURVE_NUMBERS, CurvePoint, Simulation, Study
 from undertow.maths.linearised import own_parts, pushes
 from undertow.maths.statistics import bootstrap, means_of
+from undertow.scoring.columns import PUSH
 
 __all__ = ["Outcome", "curve_record", "held_out_table", "outcome_of", "pair_table", "text_table"]
 
 RESAMPLES = 1000
-PUSH = "push"
-"""The column of a pair's push on the protected responses; ``push:GROUP`` on a group of texts."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -21,12 +21,14 @@ from numpy.typing import NDArray
 __all__ = [
     "CASES",
     "COLUMNS",
+    "FORECAST_COLUMNS",
     "LEVELS",
     "PREDICTORS",
     "PRODUCT_PARTS",
     "PULL",
     "PULL_COLUMNS",
     "PULL_PARTS",
+    "PUSH",
     "TOKEN_COUNTS",
     "Column",
     "End",
@@ -74,7 +76,7 @@ class Column:
         displaces: of a score that says which pairs displace: at which of its ends those pairs are.
         rank: of such a score: its place among them, 1 the best. Numbers need not be neighbours.
         shown: the tables that show it.
-        option: the option of an audit without which the column is not there: ``pull``, or none.
+        option: what the column takes besides an audit: its option ``pull``, or the command ``forecast``; or nothing.
         nullable: whether a value can be missing (null); a number that cannot be computed is NaN, not null.
     """
 
@@ -88,7 +90,7 @@ class Column:
     displaces: End | None = None
     rank: int | None = None
     shown: tuple[Place, ...] = ()
-    option: Literal["", "pull"] = ""
+    option: Literal["", "pull", "forecast"] = ""
     nullable: bool = False
 
     def __post_init__(self) -> None:
@@ -113,6 +115,8 @@ _INT64, _INT32, _INT8, _FLOAT, _TEXT, _BOOL = (
 )
 _EVERYWHERE: tuple[Place, ...] = ("quantiles", "worst", "page")
 _NATS, _STEP = "nats", "nats, unit learning rate"
+PUSH = "push"
+"""The column of a pair's push on the protected responses; ``push:GROUP`` on a group of texts."""
 
 COLUMNS: tuple[Column, ...] = (
     Column("row", _INT64, "text", "The pair's place in the input, from 0."),
@@ -356,11 +360,98 @@ COLUMNS: tuple[Column, ...] = (
         option="pull",
         nullable=True,
     ),
+    Column(
+        "forecast_chosen",
+        _FLOAT,
+        "text",
+        "Change of the log-probability of the chosen response over the whole training run, foretold; below zero it is "
+        "displaced.",
+        label="forecast of the chosen response",
+        heading="forecast",
+        unit=_NATS,
+        displaces="lowest",
+        rank=1,
+        shown=_EVERYWHERE,
+        option="forecast",
+        nullable=True,
+    ),
+    Column(
+        "forecast_rejected",
+        _FLOAT,
+        "text",
+        "The same for the rejected response.",
+        label="forecast of the rejected response",
+        unit=_NATS,
+        option="forecast",
+        nullable=True,
+    ),
+    Column(
+        "forecast_displaced",
+        _FLOAT,
+        "text",
+        "Probability that the chosen response ends less likely than it began.",
+        label="probability of displacement",
+        unit="probability",
+        option="forecast",
+        nullable=True,
+    ),
+    Column(
+        "own_chosen",
+        _FLOAT,
+        "text",
+        "The part of `forecast_chosen` that training on the pair itself gives.",
+        unit=_NATS,
+        option="forecast",
+        nullable=True,
+    ),
+    Column(
+        "others_chosen",
+        _FLOAT,
+        "text",
+        "The part of it that training on all other pairs gives.",
+        unit=_NATS,
+        option="forecast",
+        nullable=True,
+    ),
+    Column(
+        "curvature_chosen",
+        _FLOAT,
+        "text",
+        "What the model's curvature adds to these two, as the look at the simulated end tells.",
+        unit=_NATS,
+        option="forecast",
+        nullable=True,
+    ),
+    Column(
+        PUSH,
+        _FLOAT,
+        "text",
+        "What training on the pair adds to the mean of the protected chosen responses, its own part left out; below "
+        "zero it pushes them down.",
+        label="push on the protected responses",
+        heading="push",
+        unit=_NATS,
+        shown=("page",),
+        option="forecast",
+        nullable=True,
+    ),
+    Column(
+        "step",
+        _INT32,
+        "text",
+        "The optimiser's step at which the pair is trained on first; empty where it is not, or where the order is not "
+        "known.",
+        option="forecast",
+        nullable=True,
+    ),
 )
-"""All columns, in the order of the files. Those of an option come last: a second pass fills them, null until then."""
+"""All columns, in the order of the files. Those of an option come last: a second pass, or a forecast, fills them."""
 
 PULL_COLUMNS = tuple(column.name for column in COLUMNS if column.option == "pull")
 """With ``--pull``; empty (null) until the second pass over the data has filled them."""
+
+FORECAST_COLUMNS = tuple(column.name for column in COLUMNS if column.option == "forecast")
+"""Of a forecast: not in an audit's own files, but beside them; null where a pair has none."""
 
 _RANKED = sorted((column for column in COLUMNS if column.rank is not None), key=lambda column: column.rank or 0)
 PREDICTORS: dict[str, End] = {column.name: column.displaces for column in _RANKED if column.displaces}
@@ -379,9 +470,10 @@ def tokens_of(table: pa.Table) -> NDArray[np.int64]:
 
 
 def columns_of(level: str, *, pull: bool = False) -> tuple[Column, ...]:
-    """The columns of a level's table, in order."""
+    """The columns of an audit's table of that level, in order."""
     upto = LEVELS[: LEVELS.index(level) + 1]
-    return tuple(one for one in COLUMNS if one.level in upto and (pull or one.option != "pull"))
+    options = ("", "pull") if pull else ("",)
+    return tuple(one for one in COLUMNS if one.level in upto and one.option in options)
 
 
 def shown_in(place: Place) -> tuple[str, ...]:

@@ -5,6 +5,7 @@
     DIR/update-00003.npy              with --pull, until the end: the sum over the pairs of the first 3 parts
     DIR/texts.parquet                 the pairs' texts, for the report
     DIR/skipped.jsonl                 where rows were skipped
+    DIR/forecast, DIR/*forecast.*     where training was forecast too; gone where other scores take the folder
     DIR/audit.json                    written last: only with it the run is finished
 
 The identity in ``settings.json`` is everything the numbers depend on. Keys that begin with ``shard`` may differ between
@@ -27,12 +28,14 @@ from undertow.data.pairs import BadRow
 from undertow.files import output_errors, write_atomically
 from undertow.runs.folder import RunFolder
 from undertow.runs.identity import JSON
+from undertow.runs.names import FORECAST, HELD_OUT_FORECAST, PAIR_FORECAST, SUMMARIES, TEXTS_FORECAST
 from undertow.runs.parts import read_part, rows_in
 from undertow.runs.skipped import write_skipped
 from undertow.runs.texts import TEXTS
 from undertow.scoring.shards import COMMAND, SCORES, SUMMARY, missing_part, part_path, read_scores, with_pull
 
 _UPDATES = "update-*.npy"
+_OF_A_FORECAST = (PAIR_FORECAST, HELD_OUT_FORECAST, TEXTS_FORECAST)
 
 __all__ = ["JSON", "ScoreStore", "read_scores"]
 
@@ -41,7 +44,7 @@ class ScoreStore(RunFolder):
     """The folder of an audit."""
 
     command, summary_name = COMMAND, SUMMARY
-    own = (f"{SCORES}/part-*.parquet", TEXTS, _UPDATES)
+    own = (SUMMARIES[FORECAST], FORECAST, *_OF_A_FORECAST, f"{SCORES}/part-*.parquet", TEXTS, _UPDATES)
     work = (f"{SCORES}/part-*.parquet",)
     inner = (SCORES,)
 

@@ -14,15 +14,17 @@ from undertow.errors import DataError, OptionError
 from undertow.runs import folder as runs
 from undertow.runs.folder import SETTINGS, read_command, read_identity
 from undertow.runs.identity import JSON, differences
-from undertow.runs.names import AUDIT, SUMMARIES
+from undertow.runs.names import AUDIT, FORECAST, PAIR_FORECAST, SUMMARIES
 from undertow.runs.parts import read_part, rows_in
-from undertow.scoring.columns import PULL, PULL_PARTS
+from undertow.scoring.columns import COLUMNS, PULL, PULL_PARTS, PUSH
 
 COMMAND, SUMMARY, SCORES = AUDIT, SUMMARIES[AUDIT], "scores"
 
 
 def read_scores(folders: str | Path | Sequence[str | Path], columns: Sequence[str] | None = None) -> pa.Table:
     """Read the scores of a finished run, or of all shards of one, as one table in the order of ``row``.
+
+    Where the run was forecast too, the forecast's columns come after them.
 
     Args:
         folders: a run's folder, or the folders of all shards, or a folder whose sub-folders are these.
@@ -37,11 +39,15 @@ def read_scores(folders: str | Path | Sequence[str | Path], columns: Sequence[st
     parts = [part_path(folder, i) for folder in runs for i in range(len(read_summary(folder)["parts"]))]
     if not parts:
         raise DataError(f"{', '.join(map(str, runs))}: no pair was scored there.")
-    table = with_pull(pa.concat_tables(read_part(path) for path in parts))
+    table = _in_row_order(with_pull(pa.concat_tables(read_part(path) for path in parts)))
+    if len(runs) == 1:
+        table = _with_forecast(table, runs[0])
     unknown = [name for name in columns or () if name not in table.column_names]
     if unknown:
-        raise OptionError(f"The scores have no column {unknown[0]!r}. They have: {', '.join(table.column_names)}.")
-    table = _in_row_order(table)
+        raise OptionError(
+            f"The scores have no column {unknown[0]!r}{where_from(unknown[0])}. They have: "
+            f"{', '.join(table.column_names)}."
+        )
     return table.select(list(columns)) if columns is not None else table
 
 
@@ -52,6 +58,36 @@ def with_pull(table: pa.Table) -> pa.Table:
     own, others = (table[name] for name in PULL_PARTS)
     at = table.schema.get_field_index(PULL_PARTS[0])
     return table.add_column(at, PULL, pc.add(own, others))
+
+
+def where_from(name: str) -> str:
+    """How a column that is not there is to be had, to go on a sentence; nothing where there is no such column."""
+    option = next((column.option for column in COLUMNS if column.name == name), None)
+    if option == "forecast" or name.startswith(f"{PUSH}:"):
+        texts = " --texts …" if name.startswith(f"{PUSH}:") else ""
+        return f": it is a forecast's, and `undertow forecast{texts}` into their folder adds it"
+    return f": it comes with `undertow audit --{option}`" if option else ""
+
+
+def _with_forecast(table: pa.Table, folder: Path) -> pa.Table:
+    """The scores with the columns of a forecast that stands finished beside them.
+
+    Raises:
+        DataError: it is of other pairs.
+    """
+    path = folder / PAIR_FORECAST
+    if not ((folder / SUMMARIES[FORECAST]).exists() and path.exists()):
+        return table
+    found = read_part(path)
+    if any(not found[name].equals(table[name]) for name in ("row", "pair_id")):
+        raise DataError(
+            f"{path} is of other pairs than the scores beside it: give the `undertow forecast` command of {folder} "
+            "again, with --overwrite."
+        )
+    for name in found.column_names:
+        if name not in table.column_names:
+            table = table.append_column(found.schema.field(name), found[name])
+    return table
 
 
 def _find_runs(folders: Sequence[str | Path]) -> list[Path]:

@@ -57,7 +57,8 @@ def column_table() -> str:
     """All columns as a Markdown table, as ``docs/audit.md`` holds it."""
     lines = ["| column | type | level | meaning |", "|---|---|---|---|"]
     for column in COLUMNS:
-        level = f"{column.level}, with `--{column.option}`" if column.option else column.level
+        levels = {"": column.level, "pull": f"{column.level}, with `--pull`"}
+        level = levels.get(column.option, f"`undertow {column.option}`")
         unit = f" In {column.unit}." if column.unit and column.unit not in column.meaning.lower() else ""
         kind = _TYPES.get(str(column.type), column.type)
         lines.append(f"| `{column.name}` | {kind} | {level} | {column.meaning}{unit} |")

@@ -1,0 +1,115 @@
+"""A forecast's columns beside the scores: joined by pair, asked for by name, cleared with the scores they belong to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import undertow as ut
+from command import run
+from run_folders import audited, made
+from undertow.scoring.columns import FORECAST_COLUMNS
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    folder = tmp_path_factory.mktemp("scored")
+    data, model = made(folder)
+    return data, model, audited(data, model, folder / "scores")
+
+
+def forecast_beside(scores: Path, copy: Path, *, pairs: slice = slice(None)) -> tuple[Path, pa.Table]:
+    """A copy of the scores with a forecast as `undertow forecast` writes it; every third pair has none."""
+    import shutil
+
+    shutil.copytree(scores, copy)
+    table = ut.read_scores(scores)[pairs]
+    numbers = np.random.default_rng(0).normal(size=(len(FORECAST_COLUMNS), len(table)))
+    outside = np.arange(len(table)) % 3 == 2
+    columns = {"row": table["row"], "pair_id": table["pair_id"]}
+    for name, values in zip(FORECAST_COLUMNS, numbers, strict=True):
+        columns[name] = (
+            pa.array(np.arange(1, len(table) + 1), pa.int32(), mask=outside)
+            if name == "step"
+            else pa.array(values, mask=outside)
+        )
+    columns["push:refusals"] = pa.array(-numbers[0], mask=outside)
+    found = pa.table(columns)
+    pq.write_table(found, copy / "forecast.parquet")
+    (copy / "forecast.json").write_text("{}\n")
+    return copy, found
+
+
+def test_scores_are_read_with_the_forecast_that_stands_beside_them(scored, tmp_path: Path) -> None:
+    _, _, scores = scored
+    folder, forecast = forecast_beside(scores, tmp_path / "both")
+    table = ut.read_scores(folder)
+    assert table.column_names == [*ut.read_scores(scores).column_names, *FORECAST_COLUMNS, "push:refusals"]
+    for name in FORECAST_COLUMNS:
+        assert table[name].to_pylist() == forecast[name].to_pylist()
+    assert ut.read_scores(folder, ["push"]).column_names == ["push"]
+
+
+def test_an_unfinished_forecast_is_not_read(scored, tmp_path: Path) -> None:
+    folder, _ = forecast_beside(scored[2], tmp_path / "both")
+    (folder / "forecast.json").unlink()
+    assert ut.read_scores(folder).column_names == ut.read_scores(scored[2]).column_names
+
+
+def test_a_forecast_of_other_pairs_is_refused(scored, tmp_path: Path) -> None:
+    folder, forecast = forecast_beside(scored[2], tmp_path / "both")
+    ids = ["0" * 16, *forecast["pair_id"].to_pylist()[1:]]
+    pq.write_table(forecast.set_column(1, "pair_id", pa.array(ids)), folder / "forecast.parquet")
+    with pytest.raises(ut.DataError, match=r"forecast\.parquet is of other pairs.*undertow forecast"):
+        ut.read_scores(folder)
+
+
+def test_what_a_forecast_would_add_is_said_where_it_is_not_there(capsys, scored, tmp_path: Path) -> None:
+    data, _, scores = scored
+    with pytest.raises(ut.OptionError, match="`undertow forecast` into their folder adds it"):
+        ut.read_scores(scores, ["push"])
+    options = ["--scores", scores, "--by", "push", "--drop-lowest", "10%", "--out", tmp_path / "kept.jsonl"]
+    code, _, err = run(capsys, "filter", data, *options)
+    assert code == 2
+    assert "`undertow forecast`" in err
+
+
+@pytest.mark.parametrize("by", ["push", "forecast_chosen", "push:refusals"])
+def test_pairs_are_filtered_by_the_forecast(capsys, scored, tmp_path: Path, by: str) -> None:
+    data, _, scores = scored
+    folder, forecast = forecast_beside(scores, tmp_path / "both")
+    kept = tmp_path / "kept.jsonl"
+    code, _, err = run(capsys, "filter", data, "--scores", folder, "--by", by, "--drop-lowest", 2, "--out", kept)
+    assert code == 0, err
+    values = np.array([np.inf if value is None else value for value in forecast[by].to_pylist()])
+    lowest = set(np.argsort(values)[:2])
+    lines = data.read_text().splitlines()
+    assert kept.read_text().splitlines() == [line for n, line in enumerate(lines) if n not in lowest]
+
+
+def test_training_with_a_filter_says_where_the_column_comes_from(capsys, scored, tmp_path: Path) -> None:
+    data, model, _ = scored
+    options = ["--filter", "push drop-lowest 10%", "--out", tmp_path / "run"]
+    code, _, err = run(capsys, "train", data, "--model", model, *options)
+    assert code == 2
+    assert "push is a forecast's: use `undertow forecast`, then `undertow filter --scores`" in err
+
+
+def test_other_scores_in_the_folder_clear_the_forecast(capsys, scored, tmp_path: Path) -> None:
+    data, model, scores = scored
+    folder, _ = forecast_beside(scores, tmp_path / "both")
+    (folder / "forecast").mkdir()
+    (folder / "forecast" / "scaling.safetensors").write_bytes(b"x")
+    (folder / "mine.txt").write_text("mine")
+    arguments = json.loads((folder / "audit.json").read_text())["arguments"]
+    base = ["audit", data, "--model", model, "--max-length", arguments["tokens"]["max_length"], "--out", folder]
+    code, _, err = run(capsys, *base, "--loss", "ipo", "--overwrite")
+    assert code == 0, err
+    left = {path.name for path in folder.iterdir()}
+    assert "mine.txt" in left
+    assert not {name for name in left if "forecast" in name}
