@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from undertow.filtering.filter import filter_pairs
     from undertow.filtering.what_if import what_if
     from undertow.forecasting.forecast import forecast
+    from undertow.forecasting.stored import simulate
     from undertow.losses import Logps
     from undertow.models.loading import load_model
     from undertow.models.model import Model
@@ -60,6 +61,7 @@ _HOMES = {
     "load_model": "undertow.models.loading",
     "read_pairs": "undertow.data.reading",
     "read_scores": "undertow.scoring.shards",
+    "simulate": "undertow.forecasting.stored",
     "what_if": "undertow.filtering.what_if",
 }
 _MODULES = ("entanglement", "flow", "losses", "similarity", "tilt")
@@ -90,6 +92,7 @@ __all__ = [
     "read_pairs",
     "read_scores",
     "similarity",
+    "simulate",
     "tilt",
     "what_if",
 ]

@@ -73,6 +73,44 @@ def test_from_python_with_the_options_names(inputs, tmp_path: Path) -> None:
     data, model = inputs
     found = ut.forecast(data, str(model), tmp_path / "out", max_length=400, lr=1e-4, batch_size=3, sketch=4093)
     assert found["arguments"]["training"]["batch_size"] == 3
-    with pytest.raises(ut.OptionError, match="--batch-sise: there is no such option. Did you mean batch-size"):
+    with pytest.raises(ut.OptionError, match="--batch-sise: there is no such option. Did you mean --batch-size"):
         ut.forecast(data, str(model), tmp_path / "other", batch_sise=3)
     assert not (tmp_path / "other").exists()
+
+
+def test_a_training_run_gives_the_run_to_simulate(capsys, inputs, tmp_path: Path) -> None:
+    data, model = inputs
+    given = ["--lr", "3e-5", "--batch-size", 2, "--loss", "ipo", "--max-length", 400, "--max-steps", 2, "--seed", 4]
+    code, _, err = run(capsys, "train", data, "--model", model, "--out", tmp_path / "run", *given, "--quiet")
+    assert code == 0, err
+    options = ["--config", tmp_path / "run", "--sketch", 4093, "--no-look", "--json", "--quiet", "--lr", "1e-5"]
+    code, out, err = run(capsys, "forecast", data, "--out", tmp_path / "out", *options)
+    assert code == 0, err
+    training = json.loads(out.splitlines()[-1])["arguments"]["training"]
+    trained = json.loads((tmp_path / "run" / "settings.json").read_text())["settings"]
+    assert training == {name: trained[name] for name in training} | {"lr": 1e-5}
+
+
+def test_no_training_run_gives_nothing(capsys, inputs, tmp_path: Path) -> None:
+    data, _ = inputs
+    code, _, err = run(capsys, "forecast", data, "--config", tmp_path, "--out", tmp_path / "out")
+    assert code == 2
+    assert f"--config {tmp_path}: expected a YAML file, or the folder of an `undertow train` run." in err
+
+
+def test_other_runs_are_simulated_from_the_folder(capsys, inputs, tmp_path: Path) -> None:
+    data, model = inputs
+    assert run(capsys, "forecast", data, "--model", model, "--out", tmp_path / "out", *SMALL)[0] == 0
+    options = ["--beta", "0.5", "--filter", "push drop-lowest 2"]
+    code, out, err = run(capsys, "simulate", tmp_path / "out", *options, "--json")
+    assert code == 0, err
+    found = json.loads(out.splitlines()[-1])
+    assert found == json.loads(json.dumps(ut.simulate(tmp_path / "out", beta=0.5, filter="push drop-lowest 2")))
+    assert found["arguments"]["training"]["loss"] == "DPO(beta=0.5)"
+    assert "left out" in out
+    code, _, err = run(capsys, "simulate", tmp_path / "out", "--optimiser", "sgd")
+    assert code == 2
+    assert "undertow forecast" in err
+    code, _, err = run(capsys, "simulate", tmp_path / "nothing")
+    assert code == 2
+    assert "does not exist" in err

@@ -12,7 +12,9 @@ from undertow.errors import OptionError
 if TYPE_CHECKING:
     from undertow.runs.settings import DataSettings
 
-DATA, MODEL, LOSS, TRAINING, SHARED, SPEED = "Data", "Model", "Loss", "Training", "Shared", "Speed and size"
+DATA, MODEL, LOSS, TRAINING, FORECAST, SHARED, SPEED = (
+    *("Data", "Model", "Loss", "Training", "Forecast", "Shared", "Speed and size"),
+)
 
 Data = Annotated[
     str,
@@ -158,24 +160,31 @@ By = Annotated[
 ModelOrRecipe = Annotated[
     str, typer.Option("--model", help="Hub id, folder, .gguf file, or demo.", rich_help_panel=MODEL)
 ]
-Config = Annotated[Path | None, typer.Option("--config", help="YAML file of these options; the command line wins.")]
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", help="YAML file of training's options, or the folder of a run; the command line wins."),
+]
 Epochs = Annotated[
-    float,
+    float | None,
     typer.Option(
         "--epochs", help="How often every pair is trained on; parts of an epoch too.", rich_help_panel=TRAINING
     ),
 ]
-MaxSteps = Annotated[int, typer.Option("--max-steps", help="0: as many as the epochs take.", rich_help_panel=TRAINING)]
-BatchSize = Annotated[int, typer.Option("--batch-size", help="Pairs a process and step.", rich_help_panel=TRAINING)]
-Accumulate = Annotated[
-    int, typer.Option("--accumulate", help="Batches for one step of the optimiser.", rich_help_panel=TRAINING)
+MaxSteps = Annotated[
+    int | None, typer.Option("--max-steps", help="0: as many as the epochs take.", rich_help_panel=TRAINING)
 ]
-LearningRate = Annotated[float, typer.Option("--lr", help="Learning rate.", rich_help_panel=TRAINING)]
+BatchSize = Annotated[
+    int | None, typer.Option("--batch-size", help="Pairs a process and step.", rich_help_panel=TRAINING)
+]
+Accumulate = Annotated[
+    int | None, typer.Option("--accumulate", help="Batches for one step of the optimiser.", rich_help_panel=TRAINING)
+]
+LearningRate = Annotated[float | None, typer.Option("--lr", help="Learning rate.", rich_help_panel=TRAINING)]
 Optimiser = Annotated[
-    str, typer.Option("--optimiser", "--optimizer", help="rmsprop, adamw or sgd.", rich_help_panel=TRAINING)
+    str | None, typer.Option("--optimiser", "--optimizer", help="rmsprop, adamw or sgd.", rich_help_panel=TRAINING)
 ]
 Schedule = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--schedule",
         help="linear, cosine, cosine_with_restarts, polynomial, constant, constant_with_warmup or inverse_sqrt, "
@@ -184,11 +193,11 @@ Schedule = Annotated[
     ),
 ]
 WarmupSteps = Annotated[
-    int,
+    int | None,
     typer.Option("--warmup-steps", help="Steps in which the learning rate rises from 0.", rich_help_panel=TRAINING),
 ]
 WeightDecay = Annotated[
-    float,
+    float | None,
     typer.Option(
         "--weight-decay",
         help="Share of a weight that a step takes away, times the learning rate; a term of rmsprop's gradient.",
@@ -196,7 +205,7 @@ WeightDecay = Annotated[
     ),
 ]
 MaxGradNorm = Annotated[
-    float,
+    float | None,
     typer.Option("--max-grad-norm", help="A longer gradient is cut to this length.", rich_help_panel=TRAINING),
 ]
 LoraR = Annotated[
@@ -209,6 +218,30 @@ Filter = Annotated[
         "--filter",
         help="'SCORE SELECTOR AMOUNT', e.g. 'dlogp_chosen drop-lowest 10%': audit first, leave these pairs out.",
         rich_help_panel=TRAINING,
+    ),
+]
+Order = Annotated[
+    str | None,
+    typer.Option(
+        "--order",
+        help="train: the batches that undertow train draws; trl: those of TRL's trainers; unknown: the mean over "
+        "--orders random orders.",
+        rich_help_panel=FORECAST,
+    ),
+]
+Orders = Annotated[
+    int | None, typer.Option("--orders", help="Random orders of --order unknown.", rich_help_panel=FORECAST)
+]
+WorldSize = Annotated[
+    int | None,
+    typer.Option("--world-size", help="Processes that will train, each on --batch-size.", rich_help_panel=FORECAST),
+]
+Protect = Annotated[
+    str | None,
+    typer.Option(
+        "--protect",
+        help="Whose mean counts for a pair's push: displaced, all or held-out.",
+        rich_help_panel=FORECAST,
     ),
 ]
 

@@ -36,15 +36,16 @@ from undertow.forecasting.measure import (
 from undertow.forecasting.outcome import (
     Outcome,
     curve_record,
+    end_record,
     group_means,
+    held_out_record,
     held_out_table,
     outcome_of,
     pair_table,
-    share_displaced,
     text_table,
 )
 from undertow.forecasting.settings import ForecastSettings
-from undertow.forecasting.simulation import Simulation, Study, mean_of, simulate_order
+from undertow.forecasting.simulation import Simulation, Study, simulated
 from undertow.maths.linearised import Curvature, Features
 from undertow.models.device import choose_dtype
 from undertow.models.gradients import Response, check_pieces, trained_parameters
@@ -426,22 +427,9 @@ class _Run:
     def _simulate(self, study: Study, kept: NDArray[np.int64]) -> Simulation:
         started = time.monotonic()
         settings = self.settings
-        if settings.order != "unknown":
-            found = simulate_order(study, self.train, kept, order=settings.order, world_size=settings.world_size)
-        else:
-            found = mean_of(
-                [
-                    simulate_order(
-                        study,
-                        self.train,
-                        kept,
-                        order="unknown",
-                        world_size=settings.world_size,
-                        seed=self.train.seed + k,
-                    )
-                    for k in range(settings.orders)
-                ]
-            )
+        found = simulated(
+            study, self.train, kept, order=settings.order, orders=settings.orders, world_size=settings.world_size
+        )
         self.seconds["simulation"] = time.monotonic() - started
         return found
 
@@ -545,9 +533,6 @@ class _Run:
         groups: Sequence[str],
     ) -> dict[str, Any]:
         n = len(study.sample)
-        trained = np.isin(study.sample, kept)
-        chosen = outcome.chosen.numpy()
-        last = found.curve[-1]
         summary: dict[str, Any] = {
             "model": self.model.describe(),
             "data": {
@@ -558,16 +543,7 @@ class _Run:
                 "texts": len(groups),
             },
             "counts": study.curvature is not None,
-            "end": {
-                "steps": found.steps,
-                "loss": found.loss,
-                "end_loss": last.loss,
-                "displaced": share_displaced(chosen[trained], self.train.seed),
-                "chosen": float(chosen[trained].mean()),
-                "rejected": float(outcome.rejected.numpy()[trained].mean()),
-                "accuracy": last.accuracy,
-                "protected": {"what": outcome.protected, "count": len(outcome.protected_rows)},
-            },
+            "end": end_record(study, found, outcome, kept, self.train.seed),
             "curve": curve_record(found.curve, groups),
             "cost": self._cost(),
             "assumed": self._assumed(),
@@ -581,12 +557,7 @@ class _Run:
                 "rejected": float(rows[:, 1].mean()),
             }
         if self.held:
-            part = found.changes[2 * n : study.paired_rows].view(-1, 2).numpy()
-            summary["held_out"] = {
-                "displaced": share_displaced(part[:, 0], self.train.seed),
-                "chosen": float(part[:, 0].mean()),
-                "rejected": float(part[:, 1].mean()),
-            }
+            summary["held_out"] = held_out_record(study, found, self.train.seed)
         if groups:
             summary["texts"] = group_means(found.changes[study.paired_rows :], groups)
         return summary

@@ -155,12 +155,29 @@ def measured_features(
         factors = factors_of(scales, sketch, _tokens(engine.model, engine.parameters, responses))
         for index in waiting:
             _measure(engine, folder, index, parts[index], factors, sketch, watch)
-    read = [_part(folder, index, len(part), size) for index, part in enumerate(parts)]
+    found = kept_features(folder, len(responses), part_rows, size)
+    assert found is not None
+    return found
+
+
+def kept_features(folder: ForecastFolder, rows: int, part_rows: int, size: int) -> Measured | None:
+    """Features as they were kept; None where a part is missing.
+
+    Args:
+        folder: where.
+        rows: how many.
+        part_rows: of each part but the last.
+        size: of the sketch.
+    """
+    begins = range(0, rows, part_rows)
+    read = [_part(folder, index, min(part_rows, rows - begin), size) for index, begin in enumerate(begins)]
     whole = [found for found in read if found is not None]
+    if len(whole) < len(read):
+        return None
     scaled = torch.cat([spread_out(found["scaled"], found["largest"]) for found in whole])
     plain = torch.cat([found["plain"] for found in whole])
     logps = torch.cat([found["logps"] for found in whole])
-    if len(responses) <= LARGEST_KERNEL:
+    if rows <= LARGEST_KERNEL:
         return Measured(Kernel.of(scaled), Kernel.of(plain), logps)
     return Measured(Features(scaled), Features(plain), logps)
 

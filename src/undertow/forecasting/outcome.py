@@ -18,7 +18,18 @@ from undertow.maths.linearised import own_parts, pushes
 from undertow.maths.statistics import bootstrap, means_of
 from undertow.scoring.columns import PUSH
 
-__all__ = ["Outcome", "curve_record", "held_out_table", "outcome_of", "pair_table", "text_table"]
+__all__ = [
+    "Outcome",
+    "curve_record",
+    "end_record",
+    "group_means",
+    "held_out_record",
+    "held_out_table",
+    "means_record",
+    "outcome_of",
+    "pair_table",
+    "text_table",
+]
 
 RESAMPLES = 1000
 
@@ -174,6 +185,12 @@ def curve_record(curve: Sequence[CurvePoint], groups: Sequence[str]) -> list[dic
     return found
 
 
+def held_out_record(study: Study, found: Simulation, seed: int) -> dict[str, Any]:
+    """The held-out pairs, as :func:`means_record` tells of pairs."""
+    part = found.changes[2 * len(study.sample) : study.paired_rows].view(-1, 2)
+    return means_record(part[:, 0], part[:, 1], np.ones(len(part), dtype=bool), seed)
+
+
 def group_means(changes: Tensor, groups: Sequence[str]) -> dict[str, float]:
     """The mean change of each group of texts, in nats."""
     names = np.array(groups)
@@ -184,3 +201,42 @@ def share_displaced(changes: NDArray[np.float64], seed: int) -> dict[str, float 
     """The share of chosen responses that end lower, with its bootstrap interval over the pairs."""
     falls = (changes < 0).astype(np.float64)[:, None]
     return bootstrap(means_of(falls), len(falls), resamples=RESAMPLES, seed=seed)[0].record()
+
+
+def end_record(study: Study, found: Simulation, outcome: Outcome, kept: NDArray[np.int64], seed: int) -> dict[str, Any]:
+    """Where the run ends, as JSON values: the pairs that were trained on.
+
+    Args:
+        study: what was simulated on.
+        found: the simulation.
+        outcome: it, read out.
+        kept: the numbers of the pairs that were trained on.
+        seed: of the bootstrap.
+    """
+    last = found.curve[-1]
+    trained = means_record(outcome.chosen, outcome.rejected, np.isin(study.sample, kept), seed)
+    return {
+        "steps": found.steps,
+        "loss": found.loss,
+        "end_loss": last.loss,
+        **{name: trained[name] for name in ("displaced", "chosen", "rejected")},
+        "accuracy": last.accuracy,
+        "protected": {"what": outcome.protected, "count": len(outcome.protected_rows)},
+    }
+
+
+def means_record(chosen: Tensor, rejected: Tensor, some: NDArray[np.bool_], seed: int) -> dict[str, Any]:
+    """Some of the pairs: how many, the share displaced, and the mean changes in nats; None where there are none.
+
+    Args:
+        chosen, rejected: ``[k]``, changes.
+        some: ``[k]``, which of them.
+        seed: of the bootstrap.
+    """
+    ups, downs = chosen.numpy()[some], rejected.numpy()[some]
+    return {
+        "pairs": int(some.sum()),
+        "displaced": share_displaced(ups, seed),
+        "chosen": float(ups.mean()) if ups.size else None,
+        "rejected": float(downs.mean()) if downs.size else None,
+    }

@@ -24,7 +24,16 @@ from undertow.maths.losses import Logps, PairLoss
 from undertow.training.order import Order, Step, training_steps
 from undertow.training.settings import TrainSettings
 
-__all__ = ["CURVE_NUMBERS", "CurvePoint", "Simulation", "Study", "mean_of", "sample_steps", "simulate_order"]
+__all__ = [
+    "CURVE_NUMBERS",
+    "CurvePoint",
+    "Simulation",
+    "Study",
+    "mean_of",
+    "sample_steps",
+    "simulate_order",
+    "simulated",
+]
 
 CURVE_NUMBERS = ("batch_loss", "loss", "chosen", "rejected", "margin", "displaced", "accuracy")
 """Of a point of a curve."""
@@ -247,6 +256,24 @@ def simulate_order(
         loss=float(np.mean(losses)) if losses else 0.0,
         curve=tuple(curve),
         clipped=end.clipped / len(plan),
+    )
+
+
+def simulated(
+    study: Study,
+    settings: TrainSettings,
+    kept: NDArray[np.int64],
+    *,
+    order: Order = "train",
+    orders: int = 20,
+    world_size: int = 1,
+) -> Simulation:
+    """One run in the order that is known, or the mean over so many random ones; see :func:`simulate_order`."""
+    if order != "unknown":
+        return simulate_order(study, settings, kept, order=order, world_size=world_size)
+    seeds = (settings.seed + k for k in range(orders))
+    return mean_of(
+        [simulate_order(study, settings, kept, order=order, world_size=world_size, seed=seed) for seed in seeds]
     )
 
 

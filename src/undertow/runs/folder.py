@@ -228,6 +228,12 @@ def read_identity(folder: Path) -> dict[str, JSON] | None:
     return identity if isinstance(identity, dict) else None
 
 
+def read_arguments(folder: Path) -> dict[str, Any]:
+    """What a run was asked to do, as ``settings.json`` tells; empty where that is not ours."""
+    found = _settings(folder).get("settings")
+    return found if isinstance(found, dict) else {}
+
+
 def _as_json(identity: Mapping[str, JSON]) -> dict[str, JSON]:
     """An identity as it will be read back."""
     found: dict[str, JSON] = json.loads(json.dumps(identity, default=str))

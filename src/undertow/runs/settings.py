@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Literal
 
 from undertow.data.reading import Pairs, open_pairs
 from undertow.errors import OptionError
-from undertow.maths.losses import PairLoss, RewardCalibrated, by_name, parameters
+from undertow.maths.losses import PairLoss, RewardCalibrated, by_name, name_of, parameters
 
 ON_BAD_ROW = ("stop", "skip")
 
@@ -109,6 +110,25 @@ class LossSettings:
         except ValueError as error:
             raise OptionError(f"--loss {self.name}: {error}.") from error
 
+    @classmethod
+    def recorded(cls, text: str) -> LossSettings:
+        """From the line by which a run's settings tell of its loss: its ``repr``.
+
+        Raises:
+            OptionError: it tells of no loss that there is.
+        """
+        try:
+            call = ast.parse(text, mode="eval").body
+            calibrated = _class_of(call) == RewardCalibrated.__name__
+            if calibrated and isinstance(call, ast.Call):
+                call = call.keywords[0].value
+            name = name_of(_class_of(call))
+            assert isinstance(call, ast.Call)
+            given = {str(one.arg): ast.literal_eval(one.value) for one in call.keywords}
+        except (SyntaxError, ValueError, IndexError) as error:
+            raise OptionError(f"--loss: {text!r} is no loss of this version.") from error
+        return cls(name, given.pop("beta", None), given, calibrated)
+
     @staticmethod
     def parse_args(texts: Iterable[str]) -> dict[str, object]:
         """``["alpha=0.2,beta=1"]`` as ``{"alpha": "0.2", "beta": "1"}``; what the values mean the loss decides."""
@@ -121,3 +141,9 @@ class LossSettings:
                 raise OptionError(f"--loss-args: {name} is given twice.")
             found[name.replace("-", "_")] = value
         return found
+
+
+def _class_of(call: ast.expr) -> str:
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
+        raise ValueError("expected CLASS(NAME=VALUE, …)")
+    return call.func.id

@@ -6,6 +6,7 @@ import importlib.util
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from undertow.data.reading import parse_columns
@@ -14,8 +15,10 @@ from undertow.errors import OptionError
 from undertow.filtering.rules import Rule
 from undertow.maths.losses import names as loss_names
 from undertow.models.device import check_device, check_dtype
+from undertow.runs.folder import SETTINGS, read_arguments, read_command
+from undertow.runs.names import TRAIN
 from undertow.runs.option_names import nearest
-from undertow.runs.recipes import Arm, Entry
+from undertow.runs.recipes import Arm, Entry, read_recipe
 from undertow.runs.settings import DataSettings, LossSettings
 from undertow.training.guards.language import Guards
 from undertow.training.tracking.names import GRADIENT_NAMES, tracked_names
@@ -193,6 +196,44 @@ def option_defaults() -> dict[str, Any]:
     del values["data"], values["tokens"]
     loss = LossSettings()
     return values | {"model": "", "loss": loss.name, "beta": loss.beta, "loss_args": None, "calibrated": False}
+
+
+def recorded_options(record: Mapping[str, Any], place: str) -> dict[str, Entry]:
+    """The options that a run's settings were made of, from how :meth:`TrainSettings.record` tells of them.
+
+    Args:
+        record: as it was read from a file; what it does not name has its default.
+        place: of that file, for messages.
+
+    Raises:
+        OptionError: it holds what this version does not know.
+    """
+    known = option_defaults()
+    loss = LossSettings.recorded(str(record.get("loss", "DPO()")))
+    values: dict[str, Any] = {"loss": loss.name, "calibrated": loss.calibrated}
+    values |= {"beta": loss.beta} if loss.beta is not None else {}
+    values |= {"loss_args": dict(loss.args)} if loss.args else {}
+    for part in (record.get("reading"), record.get("tokens"), record):
+        values |= {name: value for name, value in (part or {}).items() if name not in ("loss", "reading", "tokens")}
+    for name in ("data", "engine"):  # of the command, not of the settings
+        values.pop(name, None)
+    unknown = [name for name in values if name not in known]
+    if unknown:
+        raise OptionError(f"{place}: there is no option {unknown[0]!r}; a newer version of Undertow has written it.")
+    return {name: Entry(value, place) for name, value in values.items()}
+
+
+def read_config(path: Path) -> dict[str, Entry]:
+    """Options of training from a YAML file, or from the folder of a training run.
+
+    Raises:
+        OptionError: it is neither, or holds what this version does not know.
+    """
+    if not path.is_dir():
+        return read_recipe(path)
+    if read_command(path) != TRAIN:
+        raise OptionError(f"--config {path}: expected a YAML file, or the folder of an `undertow train` run.")
+    return recorded_options(read_arguments(path), f"--config {path / SETTINGS}")
 
 
 def from_options(

@@ -23,7 +23,6 @@ undertow forecast prefs.jsonl --model ./sft --order unknown --sample 200 --out f
 
 undertow forecast prefs.jsonl --model ./sft --order trl --batch-size 8 --world-size 4 --out forecast
 """
-FORECAST = "Forecast"
 
 
 @app.command(epilog=EPILOG)
@@ -33,54 +32,34 @@ def forecast(
     out: o.Out,
     model: o.ModelOrRecipe = "",
     config: o.Config = None,
-    order: Annotated[
-        str,
-        typer.Option(
-            "--order",
-            help="train: the batches that undertow train draws; trl: those of TRL's trainers; unknown: the mean over "
-            "--orders random orders.",
-            rich_help_panel=FORECAST,
-        ),
-    ] = "train",
-    orders: Annotated[
-        int, typer.Option("--orders", help="Random orders of --order unknown.", rich_help_panel=FORECAST)
-    ] = 20,
-    world_size: Annotated[
-        int,
-        typer.Option("--world-size", help="Processes that will train, each on --batch-size.", rich_help_panel=FORECAST),
-    ] = 1,
+    order: o.Order = "train",
+    orders: o.Orders = 20,
+    world_size: o.WorldSize = 1,
     sample: Annotated[
         int | None,
         typer.Option(
             "--sample",
             help="Pairs whose gradients are taken, 0: all. By itself all up to 500; of more, what costs a third of "
             "the training run, 2,000 at most.",
-            rich_help_panel=FORECAST,
+            rich_help_panel=o.FORECAST,
         ),
     ] = None,
     sketch: Annotated[
-        int, typer.Option("--sketch", help="Numbers that stand for a gradient.", rich_help_panel=FORECAST)
+        int, typer.Option("--sketch", help="Numbers that stand for a gradient.", rich_help_panel=o.FORECAST)
     ] = 131_071,
     look: Annotated[
         bool,
         typer.Option(
             "--look/--no-look",
             help="Move the model to the simulated end and read what is there. Without it no share is told.",
-            rich_help_panel=FORECAST,
+            rich_help_panel=o.FORECAST,
         ),
     ] = True,
-    protect: Annotated[
-        str,
-        typer.Option(
-            "--protect",
-            help="Whose mean counts for a pair's push: displaced, all or held-out.",
-            rich_help_panel=FORECAST,
-        ),
-    ] = "displaced",
+    protect: o.Protect = "displaced",
     held_out: Annotated[
         Path | None,
         typer.Option(
-            "--held-out", help="File of pairs that are not trained on, forecast beside.", rich_help_panel=FORECAST
+            "--held-out", help="File of pairs that are not trained on, forecast beside.", rich_help_panel=o.FORECAST
         ),
     ] = None,
     texts: Annotated[
@@ -88,7 +67,7 @@ def forecast(
         typer.Option(
             "--texts",
             help="File of texts that matter (prompt, response, group): how each group's probability will change.",
-            rich_help_panel=FORECAST,
+            rich_help_panel=o.FORECAST,
         ),
     ] = None,
     level: o.Level = "unembedding",
@@ -138,11 +117,13 @@ def forecast(
     o.check_engine(engine)
     from undertow.forecasting.settings import ForecastSettings
     from undertow.models.device import keep_large_blocks
-    from undertow.runs.recipes import read_recipe
+    from undertow.runs.targets import Target, check_targets, file_input
+    from undertow.training.settings import read_config
 
     given, typed = o.given(context, but=_OURS)
-    model, settings = ForecastSettings.from_options(given, typed, read_recipe(config) if config else None)
+    model, settings = ForecastSettings.from_options(given, typed, read_config(config) if config else None)
     o.check_inputs(data, model=model, ref=settings.train.ref)
+    check_targets([Target("--out", out, "run")], file_input("--config", config))
     # What takes seconds to import comes once all that can be refused without it was looked at.
     from undertow.cli.printing.common import print_json
     from undertow.cli.printing.forecast import print_forecast

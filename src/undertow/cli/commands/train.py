@@ -159,13 +159,13 @@ def train(
     """Preference training that shows where the probability goes."""
     o.check_engine(engine)
     from undertow.models.device import keep_large_blocks
-    from undertow.runs.recipes import read_arms, read_recipe
+    from undertow.runs.recipes import read_arms
     from undertow.runs.targets import Target, check_targets, data_input, file_input
-    from undertow.training.settings import TrainSettings, from_options
+    from undertow.training.settings import TrainSettings, from_options, read_config
     from undertow.training.sweep import about_arm
 
     given, typed = o.given(context, but=_OURS)
-    recipe = read_recipe(config) if config else None
+    recipe = read_config(config) if config else None
     arms = read_arms(sweep) if sweep else {"": None}
     plans = {name: from_options(given, typed, recipe, arm) for name, arm in arms.items()}
     for arm_name, (model_name, settings) in plans.items():

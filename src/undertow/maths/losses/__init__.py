@@ -19,12 +19,12 @@ from undertow.maths.losses.gpo import *  # noqa: F403
 from undertow.maths.losses.hinge import *  # noqa: F403
 from undertow.maths.losses.logistic import *  # noqa: F403
 from undertow.maths.losses.logps import Logps
-from undertow.maths.losses.registry import by_name, names, parameters, register
+from undertow.maths.losses.registry import by_name, name_of, names, parameters, register
 from undertow.maths.losses.regularised import *  # noqa: F403
 from undertow.maths.losses.separate import *  # noqa: F403
 from undertow.maths.losses.squared import *  # noqa: F403
 
-__all__ = ["Logps", "PairLoss", "RewardCalibrated", "by_name", "names", "parameters", "register"]
+__all__ = ["Logps", "PairLoss", "RewardCalibrated", "by_name", "name_of", "names", "parameters", "register"]
 # What a family's module exports is exported here.
 __all__ += averaged.__all__
 __all__ += gpo.__all__

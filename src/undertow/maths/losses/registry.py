@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from undertow.maths.losses import averaged, gpo, hinge, logistic, regularised, separate, squared
 from undertow.maths.losses.base import PairLoss
 
-__all__ = ["by_name", "names", "parameters", "register"]
+__all__ = ["by_name", "name_of", "names", "parameters", "register"]
 
 L = TypeVar("L", bound=type[PairLoss])
 
@@ -68,6 +68,21 @@ def by_name(name: str, **parameters: object) -> PairLoss:
     if lacking:
         raise ValueError(f"the loss {name} has no usual value of {', '.join(lacking)}: it must be given")
     return loss(**{n: _read(name, n, v, str(known[n].type)) for n, v in parameters.items()})
+
+
+def name_of(loss: str) -> str:
+    """The name of the registered loss whose class is called so.
+
+    Raises:
+        ValueError: there is none.
+
+    >>> name_of("RDPO")
+    'r-dpo'
+    """
+    found = [name for name, one in _LOSSES.items() if one.__name__ == loss]
+    if not found:
+        raise ValueError(f"there is no loss of the class {loss}")
+    return found[0]
 
 
 def _find(name: str) -> type[PairLoss]:

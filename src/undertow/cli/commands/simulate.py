@@ -1,0 +1,86 @@
+"""``undertow simulate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from undertow.cli import options as o
+from undertow.cli.app import app
+
+EPILOG = """[bold]Examples[/bold]
+
+undertow simulate forecast --beta 0.3 --lr 2e-6
+
+undertow simulate forecast --loss simpo --epochs 2
+
+undertow simulate forecast --filter "push drop-lowest 10%"
+
+undertow simulate forecast --order unknown --orders 50 --json
+"""
+
+
+@app.command(epilog=EPILOG)
+def simulate(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What a forecast wrote.", show_default=False)],
+    filter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--filter",
+            help="'SCORE SELECTOR AMOUNT', e.g. 'push drop-lowest 10%', by any number of the scores and the forecast: "
+            "leave these pairs out too.",
+            rich_help_panel=o.TRAINING,
+        ),
+    ] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option("--loss", help="As of `undertow train`, with its own usual parameters.", rich_help_panel=o.LOSS),
+    ] = None,
+    beta: o.Beta = None,
+    loss_args: o.LossArgs = None,
+    calibrated: o.Calibrated = False,
+    epochs: o.Epochs = None,
+    max_steps: o.MaxSteps = None,
+    batch_size: o.BatchSize = None,
+    accumulate: o.Accumulate = None,
+    lr: o.LearningRate = None,
+    optimiser: o.Optimiser = None,
+    schedule: o.Schedule = None,
+    warmup_steps: o.WarmupSteps = None,
+    weight_decay: o.WeightDecay = None,
+    max_grad_norm: o.MaxGradNorm = None,
+    order: o.Order = None,
+    orders: o.Orders = None,
+    world_size: o.WorldSize = None,
+    protect: o.Protect = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Of the order of the pairs.", rich_help_panel=o.SHARED)
+    ] = None,
+    quiet: o.Quiet = False,
+    json: o.Json = False,
+) -> None:
+    """Foretell another training run on a forecast's stored features, in seconds and without a model.
+
+    What is not given is as the forecast was: its loss, learning rate, order.
+    """
+    given, typed = o.given(context, but=_OURS)
+    from undertow.cli.printing.common import print_json
+    from undertow.cli.printing.forecast import print_simulation
+    from undertow.forecasting.stored import simulate as simulated
+
+    options = {name: value for name, value in given.items() if name in typed}
+    if "loss_args" in options:
+        from undertow.runs.settings import LossSettings
+
+        options["loss_args"] = LossSettings.parse_args(options["loss_args"])
+    summary = simulated(folder, filter=filter or (), **options)
+    if not quiet:
+        print_simulation(summary)
+    if json:
+        print_json(summary)
+
+
+_OURS = frozenset({"folder", "filter", "quiet", "json"})
