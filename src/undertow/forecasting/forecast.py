@@ -554,6 +554,7 @@ class _Run:
                 "pairs": study.pairs,
                 "trained": len(kept),
                 "sample": n,
+                "trained_sample": int(trained.sum()),
                 "held_out": study.held_out,
                 "texts": len(groups),
             },
@@ -562,7 +563,7 @@ class _Run:
                 "steps": found.steps,
                 "loss": found.loss,
                 "end_loss": last.loss,
-                "displaced": share_displaced(chosen[trained], self.train.seed),
+                "displaced": share_displaced(outcome.displaced.numpy()[trained], self.train.seed),
                 "chosen": float(chosen[trained].mean()),
                 "rejected": float(outcome.rejected.numpy()[trained].mean()),
                 "accuracy": last.accuracy,
@@ -582,8 +583,9 @@ class _Run:
             }
         if self.held:
             part = found.changes[2 * n : study.paired_rows].view(-1, 2).numpy()
+            below = found.below[2 * n : study.paired_rows : 2].numpy()
             summary["held_out"] = {
-                "displaced": share_displaced(part[:, 0], self.train.seed),
+                "displaced": share_displaced(below, self.train.seed),
                 "chosen": float(part[:, 0].mean()),
                 "rejected": float(part[:, 1].mean()),
             }

@@ -180,7 +180,11 @@ def group_means(changes: Tensor, groups: Sequence[str]) -> dict[str, float]:
     return {group: float(changes.numpy()[names == group].mean()) for group in dict.fromkeys(groups)}
 
 
-def share_displaced(changes: NDArray[np.float64], seed: int) -> dict[str, float | None]:
-    """The share of chosen responses that end lower, with its bootstrap interval over the pairs."""
-    falls = (changes < 0).astype(np.float64)[:, None]
+def share_displaced(below: NDArray[np.float64], seed: int) -> dict[str, float | None]:
+    """The share of chosen responses that end lower, with its bootstrap interval over the pairs.
+
+    ``below``: the probability of each, so that over several orders this is the mean of their shares; the share of those
+    whose mean change is below zero is another, as a mean over orders falls less often than one order.
+    """
+    falls = below[:, None]
     return bootstrap(means_of(falls), len(falls), resamples=RESAMPLES, seed=seed)[0].record()
