@@ -11,12 +11,14 @@ from undertow.wording.verdicts import Verdict
 
 __all__ = [
     "assumptions",
+    "at_risk",
     "cost_says",
     "forecast_verdict",
     "group_says",
     "held_out_says",
     "movers_say",
     "protected_says",
+    "pushing",
     "run_length",
     "why",
 ]
@@ -58,7 +60,9 @@ def forecast_verdict(summary: Summary) -> Verdict:
     tone = "bad" if count else "good"
     about = "" if exact else "about "
     if data["sample"] == data["pairs"]:
-        number = f"{about}{of_all(count, of, 'chosen response')}"
+        number = of_all(count, of, "chosen response")
+        if not exact:
+            number = f"about {count:,} of {counted(of, 'chosen response')} ({percent(share['value'])})"
         return Verdict(f"After {length} ", number, f" will have lost probability; {moves}", tuple(sentences), tone)
     whole = f"all {data['trained']:,}"
     if 0 < count < of:
@@ -159,6 +163,16 @@ def protected_says(summary: Summary) -> str:
     if what == "displaced":
         return "the chosen response that falls" if count == 1 else f"the {count:,} chosen responses that fall"
     return "the chosen responses of all pairs"
+
+
+def at_risk(none_falls: bool) -> str:
+    """What the pairs with the lowest forecast are called."""
+    return "pairs closest to falling" if none_falls else "pairs at risk"
+
+
+def pushing(none_pushes: bool) -> str:
+    """What the pairs with the lowest push are called."""
+    return "pairs that push others up least" if none_pushes else "pairs that push others down"
 
 
 def assumptions(summary: Summary) -> list[str]:
