@@ -13,6 +13,7 @@ __all__ = [
     "assumptions",
     "at_risk",
     "cost_says",
+    "curve_says",
     "forecast_verdict",
     "group_says",
     "held_out_says",
@@ -26,7 +27,7 @@ __all__ = [
 Summary = Mapping[str, Any]
 
 _ORDERS = {
-    "train": "The batches are those that `undertow train` draws with this seed.",
+    "train": "The batches are those that undertow train draws with this seed.",
     "trl": "The batches are those that TRL's trainers draw with this seed.",
 }
 
@@ -48,7 +49,7 @@ def forecast_verdict(summary: Summary) -> Verdict:
         ranked = counted(data["sample"], "chosen response")
         sentences = [
             "Without a look the forecast is a straight line: it says which chosen responses fall first, not how many "
-            "fall or how far. Shares and averages need the look: forecast again with --look.",
+            "fall or how far. Shares and averages need the look: forecast again without --no-look.",
             *_on_average(summary),
             *_held_out(summary),
         ]
@@ -151,6 +152,15 @@ def why(pair: Mapping[str, float | None], steps: int, *, again: bool = False) ->
     if step:
         parts.append(f"{'first ' if again else ''}trained at step {int(step):,} of {steps:,}")
     return ", ".join(parts)
+
+
+def curve_says(summary: Summary) -> str:
+    """Over which pairs the curve's means are."""
+    data = summary["data"]
+    said = (
+        "Means over the pairs" if data["sample"] == data["pairs"] else "Means over the pairs that had gradients taken"
+    )
+    return said + (", those left out of training too" if data["trained"] < data["pairs"] else "")
 
 
 def protected_says(summary: Summary) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
@@ -30,21 +32,37 @@ LONGEST_GROUP = 16
 LEFT_OUT = "10"
 """Percent of the pairs, in the commands that are proposed."""
 
+_FALLING = {
+    "forecast": "forecast_chosen",
+    "own": "own_chosen",
+    "others": "others_chosen",
+    "curvature": "curvature_chosen",
+}
+_PUSHING = {"push": "push", "forecast": "forecast_chosen"}
+
 
 def print_forecast(out: Path, summary: Mapping[str, Any], report: Path) -> None:
-    """What a forecast foretells: the headline, the curve, pairs at risk, pairs that push, texts, cost, next commands."""
+    """What a forecast foretells: headline, curve, pairs at risk, pairs that push, texts, cost, next commands."""
     console, run = Console(highlight=False), read_forecast_run(out)
     found = words.forecast_verdict(summary)
     console.print(found.headline, style="bold", markup=False)
     if found.sentences:
         console.print(" ".join(found.sentences), markup=False)
     _curve(console, summary)
-    _pairs(console, run, "forecast_chosen", f"{words.at_risk(run.none_falls)}, by forecast_chosen (nats)")
+    _pairs(
+        console,
+        run,
+        run.lowest("forecast_chosen", SHOWN_PAIRS),
+        _FALLING,
+        f"{words.at_risk(run.none_falls)}, by forecast_chosen (nats)",
+    )
     console.print()
     console.print(
-        Text(f"push: nats that training on a pair adds to the mean of {words.protected_says(summary)}, itself left out")
+        Text(
+            f"push: nats that training on a pair adds to the mean of {words.protected_says(summary)}, its own left out"
+        )
     )
-    _pairs(console, run, "push", f"{words.pushing(run.none_pushes)}, by push")
+    _pairs(console, run, run.pushing(SHOWN_PAIRS), _PUSHING, f"{words.pushing(run.none_pushes)}, by push")
     _groups(console, run)
     console.print("\nAssumed", style="bold")
     for sentence in words.assumptions(summary):
@@ -73,34 +91,29 @@ def _curve(console: Console, summary: Mapping[str, Any]) -> None:
         columns["held-out"] = [_cell(point["held_out"]["chosen"]) for point in points]
     for group in points[-1].get("texts", {}):
         columns[one_line(group, LONGEST_GROUP)] = [_cell(point["texts"][group]) for point in points]
-    _table(console, "\nThe run, mean changes in nats", that_fit(columns, console.width))
+    _table(console, f"\nThe run, changes in nats. {words.curve_says(summary)}", that_fit(columns, console.width))
 
 
-def _pairs(console: Console, run: ForecastRun, by: str, title: str) -> None:
-    """The pairs with the lowest values, their parts, and the beginnings of their prompts where there is room."""
-    pairs = run.pairs(run.lowest(by, SHOWN_PAIRS))
+def _pairs(console: Console, run: ForecastRun, chosen: NDArray[np.intp], names: Mapping[str, str], title: str) -> None:
+    """Some pairs with their numbers (titles to columns), and the beginnings of their prompts where there is room."""
+    pairs = run.pairs(chosen)
     if not pairs:
         return
-    forecast = {
-        "forecast": "forecast_chosen",
-        "own": "own_chosen",
-        "others": "others_chosen",
-        **({"curvature": "curvature_chosen"} if run.counts else {}),
-    }
-    names = {"push": "push", "forecast": "forecast_chosen"} if by == "push" else forecast
     columns = {"row": [typed(pair["row"]) for pair in pairs]}
-    columns |= {title: [_cell(pair[name]) for pair in pairs] for title, name in names.items()}
+    shown = {name: column for name, column in names.items() if column != "curvature_chosen" or run.counts}
+    columns |= {name: [_cell(pair[column]) for pair in pairs] for name, column in shown.items()}
     if run.several_orders and run.counts:
         columns["falls in"] = [percent(pair["forecast_displaced"]) for pair in pairs]
     if any(pair["step"] for pair in pairs):
         columns["step"] = [typed(pair["step"]) for pair in pairs]
-    shown = dict(that_fit(columns, console.width))
+    fitting = dict(that_fit(columns, console.width))
     room = console.width - CELL_BORDER
-    room -= sum(max(map(len, (title, *cells))) + CELL_BORDER for title, cells in shown.items())
+    room -= sum(max(map(len, (name, *cells))) + CELL_BORDER for name, cells in fitting.items())
     texts = read_texts(run.folder, [pair["row"] for pair in pairs])
     if room >= LEAST_TEXT and texts:
-        shown["prompt"] = [one_line(texts[pair["row"]]["prompt"], room) if pair["row"] in texts else "" for pair in pairs]
-    _table(console, f"\n{len(pairs)} {title}", shown)
+        prompts = [texts[pair["row"]]["prompt"] if pair["row"] in texts else "" for pair in pairs]
+        fitting["prompt"] = [one_line(prompt, room) for prompt in prompts]
+    _table(console, f"\n{len(pairs)} {title}", fitting)
 
 
 def _groups(console: Console, run: ForecastRun) -> None:

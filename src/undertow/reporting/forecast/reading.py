@@ -101,6 +101,17 @@ class ForecastRun:
         order = np.argsort(values, kind="stable")
         return order[np.isfinite(values[order])][:count]
 
+    def at_risk(self, least: int, most: int) -> NDArray[np.intp]:
+        """The pairs that fall, the deepest first, within so many; where fewer fall, the next lowest fill the least.
+        Without a look it is not known how many fall: the most."""
+        falling = int((self.column("forecast_chosen") < 0).sum()) if self.counts else most
+        return self.lowest("forecast_chosen", min(max(falling, least), most))
+
+    def pushing(self, most: int) -> NDArray[np.intp]:
+        """The pairs that push the protected responses down, strongest first; where none does, those nearest to it."""
+        found = self.lowest("push", most)
+        return found if self.none_pushes else found[self.column("push")[found] < 0]
+
     def pairs(self, chosen: NDArray[np.intp]) -> list[dict[str, Any]]:
         """These pairs as they stand in the table; what is not finite as None."""
         found = self.table.take(pa.array(chosen)).to_pylist()
@@ -112,7 +123,9 @@ class ForecastRun:
             return []
         names, starts = np.array(self.texts["group"].to_pylist()), numbers_of(self.texts, "logp")
         return [
-            TextGroup(name, int((names == name).sum()), float(starts[names == name].mean()), change, *self._movers(name))
+            TextGroup(
+                name, int((names == name).sum()), float(starts[names == name].mean()), change, *self._movers(name)
+            )
             for name, change in self.summary["texts"].items()
         ]
 
