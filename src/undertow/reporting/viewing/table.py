@@ -197,7 +197,8 @@ class PairTable:
     def _join(self) -> None:
         """The scores with the columns beside them; one that both have is taken from there once."""
         scores, beside = (self._connection.view(name).columns for name in ("scores", "beside"))
-        more = [name for name in beside if name not in scores]
+        there = {name.casefold() for name in scores}  # to a database the two cases of a letter are one
+        more = [name for name in beside if name.casefold() not in there]
         names = ["scores.row", *(f"beside.{_quoted(name)}" for name in more)]
         names += [f"scores.{_quoted(name)}" for name in scores if name != "row"]
         self._connection.execute(
