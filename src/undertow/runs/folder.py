@@ -25,7 +25,7 @@ AUDIT_REPORT = "audit.html"
 """The audit's page in a folder whose ``report.html`` is that of the forecast that went on from it."""
 _LOCK = ".lock"
 NAME_A_RUN = (
-    "name a folder that `undertow audit`, `undertow train` or `undertow compare` wrote, "
+    "name a folder that `undertow audit`, `undertow forecast`, `undertow train` or `undertow compare` wrote, "
     "or the `folder` of a DisplacementCallback."
 )
 
