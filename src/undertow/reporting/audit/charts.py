@@ -130,7 +130,7 @@ def scatter(
         )
     )
     ends = [{"x": a, "y": float(np.clip(b, low, high))} for a, b in (stripes(x, y) if line is None else line)]
-    mark = (
+    mark: dict[str, Any] = (
         {"strokeWidth": 2, "point": alt.OverlayMarkDef(color=theme.INK, size=28)}
         if line is None
         else {"strokeWidth": 1.5, "strokeDash": [5, 4]}
