@@ -257,14 +257,6 @@ def test_the_audits_page_stands_beside_and_each_names_the_other(copied: Path) ->
     assert write_report(copied).read_text(encoding="utf-8") == page
 
 
-def test_a_forecast_of_other_data_is_not_the_folders(copied: Path) -> None:
-    """An audit that was started over, with the old forecast still beside."""
-    prints = summary_of(copied)["fingerprints"]
-    change(copied, fingerprints=prints | {"data": "another"})
-    assert kind_of(copied) == "audit"
-    assert "How the pairs score" in write_report(copied).read_text(encoding="utf-8")
-
-
 def test_an_unfinished_forecast_has_the_audits_page(copied: Path) -> None:
     (copied / "forecast.json").unlink()
     assert kind_of(copied) == "audit"

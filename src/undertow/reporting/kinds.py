@@ -35,7 +35,7 @@ def kind_of(folder: Path) -> str:
     """
     check_there(folder)
     command = read_command(folder)
-    if command == AUDIT and _has_forecast(folder):
+    if command == AUDIT and all((folder / SUMMARIES[kind]).exists() for kind in (AUDIT, FORECAST)):
         return FORECAST
     if command in (AUDIT, TRAIN, COMPARE):
         return command
@@ -68,16 +68,6 @@ def kind_with_page(folder: Path) -> str:
 
 def _runs_below(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob(f"*/{SETTINGS}"))
-
-
-def _has_forecast(folder: Path) -> bool:
-    """Whether a finished forecast stands beside the audit, and is one of the same data."""
-    if not all((folder / SUMMARIES[kind]).exists() for kind in (AUDIT, FORECAST)):
-        return False
-    of_audit, of_forecast = (
-        read_summary(folder, kind, SUMMARIES[kind]).get("fingerprints", {}).get("data") for kind in (AUDIT, FORECAST)
-    )
-    return bool(of_audit == of_forecast)
 
 
 def report_html(folder: Path, *, pairs_url: str | None = None, audit_url: str | None = None) -> str:

@@ -26,7 +26,7 @@ def filter_command(arguments: Mapping[str, Any], scores: str | Path, by: str, pe
     """
     data = str(arguments["data"])
     words = ["undertow", "filter", _STANDARD_INPUT if data == "-" else data, *_reading(arguments.get("reading") or {})]
-    end = PREDICTORS.get(by, "lowest")  # the columns of a forecast are not scores: their low ends displace
+    end = PREDICTORS.get(by, "lowest")  # push ranks no pair's own fate: its low end displaces the others
     words += ["--scores", str(scores), "--by", by, f"--drop-{end}", f"{percent}%", "--out", FILTERED]
     return shlex.join(words)
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from undertow.errors import DataError
 from undertow.runs.folder import read_summary
 from undertow.runs.names import FORECAST, PAIR_FORECAST, SUMMARIES, TEXTS_FORECAST
-from undertow.scoring.columns import numbers_of
+from undertow.scoring.columns import PUSH, numbers_of
 
 __all__ = ["ForecastRun", "TextGroup", "read_forecast_run"]
 
@@ -23,7 +23,6 @@ Vector = NDArray[np.float64]
 
 MOVERS = 3
 """Pairs that are named for each group of texts."""
-_PUSH = "push"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,7 +83,7 @@ class ForecastRun:
     @property
     def none_pushes(self) -> bool:
         """Whether no pair pushes the protected responses down."""
-        return not (self.column("push") < 0).any()
+        return not (self.column(PUSH) < 0).any()
 
     @property
     def rows(self) -> NDArray[np.int64]:
@@ -109,8 +108,8 @@ class ForecastRun:
 
     def pushing(self, most: int) -> NDArray[np.intp]:
         """The pairs that push the protected responses down, strongest first; where none does, those nearest to it."""
-        found = self.lowest("push", most)
-        return found if self.none_pushes else found[self.column("push")[found] < 0]
+        found = self.lowest(PUSH, most)
+        return found if self.none_pushes else found[self.column(PUSH)[found] < 0]
 
     def pairs(self, chosen: NDArray[np.intp]) -> list[dict[str, Any]]:
         """These pairs as they stand in the table; what is not finite as None."""
@@ -130,7 +129,7 @@ class ForecastRun:
         ]
 
     def _movers(self, group: str) -> tuple[list[int], list[float]]:
-        name = f"{_PUSH}:{group}"
+        name = f"{PUSH}:{group}"
         if name not in self.table.column_names:
             return [], []
         values = np.nan_to_num(self.column(name), posinf=0.0, neginf=0.0)

@@ -150,8 +150,6 @@ class ServedRun:
         """The column that the table is first sorted by, and whether its highest values come first: the worst pairs."""
         if self.kind == COMPARE:
             return "dlogp_chosen", False
-        if self.kind == FORECAST:
-            return "forecast_chosen", False
         by = best_predictor(columns)
         return by, PREDICTORS[by] == "highest"
 
