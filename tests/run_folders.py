@@ -13,6 +13,8 @@ from undertow.auditing.audit import audit_to_folder
 from undertow.auditing.settings import AuditSettings
 from undertow.comparing.compare import compare_to_folder
 from undertow.comparing.settings import CompareSettings
+from undertow.forecasting.forecast import forecast_to_folder
+from undertow.forecasting.settings import ForecastSettings
 from undertow.training.run import train_to_folder
 from undertow.training.settings import TrainSettings
 
@@ -49,6 +51,28 @@ def compared(data: Path, before: Path, after: Path, out: Path, **options: Any) -
     settings = CompareSettings(**({"tokens": TOKENS, "dtype": "float32", "resamples": 100} | options))
     compare_to_folder(data, str(before), str(after), out, settings)
     return out
+
+
+def forecast(data: Path, model: Path, out: Path, *, run: dict[str, Any] | None = None, **options: Any) -> Path:
+    """A forecast of a run of one epoch, at a rate so high that something falls; ``run``: other options of that run."""
+    train = train_settings(**({"lr": 1e-3, "max_steps": 0} | (run or {})))
+    forecast_to_folder(data, str(model), out, ForecastSettings(train=train, **({"sketch": 16_381} | options)))
+    return out
+
+
+def held_out(folder: Path) -> Path:
+    """Seven pairs that nobody trains on."""
+    rows = [
+        {"prompt": f"Unseen {n}?", "chosen": f"It is {n}.", "rejected": f"No, {n + 1}! Trust me."} for n in range(7)
+    ]
+    return write_jsonl(folder / "held.jsonl", rows)
+
+
+def watched_texts(folder: Path) -> Path:
+    """Texts of two groups."""
+    refusals = [{"prompt": f"Bad {n}?", "response": "I cannot help with that.", "group": "refusals"} for n in range(4)]
+    answers = [{"prompt": f"Good {n}?", "response": f"Sure: {n}.", "group": "answers"} for n in range(3)]
+    return write_jsonl(folder / "texts.jsonl", refusals + answers)
 
 
 def rows_drawn(chart: Any) -> list[dict[str, Any]]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from run_folders import compared, made, train_settings, trained
+from run_folders import compared, forecast, held_out, made, train_settings, trained
 from undertow.forecasting.forecast import forecast_to_folder
+from undertow.forecasting.outcome import share_displaced
 from undertow.forecasting.settings import ForecastSettings
 
 RUN = {"lr": 1e-4, "batch_size": 3}
@@ -51,3 +53,17 @@ def test_features_that_were_lost_are_made_again_to_the_byte(runs: tuple[Path, Pa
     settings = ForecastSettings(train=train_settings(**RUN), sketch=16_381)
     forecast_to_folder(data, str(model), out, settings)
     assert [(out / name).read_bytes() for name in names] == before
+
+
+def test_over_several_orders_the_share_is_the_mean_of_theirs(runs: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    """Not the share of those whose mean change is below zero: no order need have that."""
+    data, model, _ = runs
+    out = forecast(data, model, tmp_path / "out", order="unknown", orders=3, held_out=str(held_out(tmp_path)))
+    summary = json.loads((out / "forecast.json").read_text())
+    table = pq.read_table(out / "forecast.parquet")
+    assert summary["end"]["displaced"]["value"] == pytest.approx(summary["curve"][-1]["displaced"])
+    assert summary["end"]["displaced"]["value"] == pytest.approx(table["forecast_displaced"].to_numpy().mean())
+    held = pq.read_table(out / "held-out-forecast.parquet")["forecast_displaced"].to_numpy()
+    assert summary["held_out"]["displaced"]["value"] == pytest.approx(held.mean())
+    assert summary["data"]["trained_sample"] == len(table)
+    assert share_displaced(np.array([0.25, 0.0, 0.5]), 0)["value"] == pytest.approx(0.25)

@@ -75,7 +75,7 @@ def close(here: object, there: object) -> None:
 def test_another_run_is_what_a_fresh_forecast_of_it_says(stored, tmp_path: Path, options) -> None:
     """Without a look: its curvature is that of the run it was taken for. V is measured at the start, over batches of
     the same order; another seed or clipping gives others, and so the last digits."""
-    data, model, out, _ = stored
+    data, model, *_ = stored
     plain = tmp_path / "plain"
     forecast(data, model, plain, look=False)
     fresh = forecast(data, model, tmp_path / "fresh", look=False, **options)
@@ -152,8 +152,10 @@ def test_nothing_to_simulate_on_is_refused(stored, tmp_path: Path) -> None:
 @pytest.mark.parametrize("loss", [name for name in ut.losses.names() if name != "rebel"])
 def test_recorded_settings_are_read_back(loss: str) -> None:
     given = option_defaults() | {
-        "model": "m", "loss": loss, "ref": "other", "lr": 3e-5, "batch_size": 7, "columns": "prompt=q,chosen=a,rejected=b",
-        "watch": ["no=No,Sorry"], "guard": ["displaced>0.5 -> stop"], "filter": ["ches drop-highest 5%"], "max_length": 99,
+        "model": "m", "loss": loss, "ref": "other", "lr": 3e-5, "batch_size": 7,
+        "columns": "prompt=q,chosen=a,rejected=b",
+        "watch": ["no=No,Sorry"], "guard": ["displaced>0.5 -> stop"], "filter": ["ches drop-highest 5%"],
+        "max_length": 99,
         "limit": 12, "calibrated": loss == "dpo",
     }  # fmt: skip
     settings = from_options(given)[1]

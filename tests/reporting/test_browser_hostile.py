@@ -15,7 +15,7 @@ import pytest
 
 from browser import Watch, opened, serving
 from command import run, write_jsonl
-from run_folders import compared, trained
+from run_folders import compared, forecast, trained
 from tiny import tiny_folder
 from undertow.cli.main import main
 from undertow.reporting.kinds import report_html
@@ -76,13 +76,15 @@ class Made:
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """Audit, training and comparison of hostile data, in a folder with a hostile name."""
+    """Audit, training, comparison and forecast of hostile data, in a folder with a hostile name."""
     folder = tmp_path_factory.mktemp("hostile") / f"<img src=x onerror={PWNED.replace(' ', '')}>{{{{7*7}}}}"
     folder.mkdir()
     model = tiny_folder(folder / "model")
     data = write_jsonl(folder / "prefs<b>.jsonl", hostile_rows())
     trained(data, model, folder / "dpo", max_steps=2)
     compared(data, model, folder / "dpo" / "model", folder / "moved", generate=1)
+    texts = [{"prompt": text, "response": "No.", "group": text} for text in HOSTILE.values()]
+    forecast(data, model, folder / "ahead", texts=str(write_jsonl(folder / "texts.jsonl", texts)))
     long = write_jsonl(folder / "long<b>.jsonl", [*hostile_rows(), LONG])
     audit = ("audit", long, "--model", model, "--max-length", 400, "--by", "kind", "--out", folder / "scores")
     said = io.StringIO()
@@ -98,7 +100,7 @@ def pages(hostile: Made) -> dict[str, Path]:
     folder = hostile.folder.parent / "pages"
     folder.mkdir()
     found = {"audit": hostile.folder / "scores" / "report.html"}
-    for kind, name in (("train", "dpo"), ("compare", "moved")):
+    for kind, name in (("train", "dpo"), ("compare", "moved"), ("forecast", "ahead")):
         found[kind] = folder / f"{kind}.html"
         found[kind].write_text(report_html(hostile.folder / name), encoding="utf-8")
     return found
@@ -111,7 +113,7 @@ def nothing_ran(page: Page) -> None:
     assert "49" not in page.locator(".eyebrow, h1, title").all_inner_texts()
 
 
-@pytest.mark.parametrize("kind", ["audit", "train", "compare"])
+@pytest.mark.parametrize("kind", ["audit", "train", "compare", "forecast"])
 def test_nothing_runs_on_a_page(browser: Browser, pages: dict[str, Path], kind: str) -> None:
     context = browser.new_context()
     watch = Watch(context)

@@ -11,7 +11,7 @@ import pytest
 
 from browser import PHONE, Watch, opened, serving
 from command import some_rows
-from run_folders import compared, made, train_settings
+from run_folders import compared, forecast, held_out, made, train_settings, watched_texts
 from undertow.reporting.kinds import report_html
 from undertow.runs.settings import LossSettings
 from undertow.training.run import train_to_folder
@@ -28,7 +28,7 @@ ROWS = 24
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A sweep of two arms, and a comparison with what the first arm made."""
+    """A sweep of two arms, a comparison with what the first arm made, and a forecast."""
     folder = tmp_path_factory.mktemp("runs")
     data, model = made(folder)
     losses = {"dpo": LossSettings("dpo"), "simpo": LossSettings("simpo", 2.0, {"gamma": 1.0})}
@@ -44,6 +44,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "train": first,
         "other": second,
         "compare": compared(data, model, first / "model", folder / "moved"),
+        "forecast": forecast(
+            data, model, folder / "ahead", held_out=str(held_out(folder)), texts=str(watched_texts(folder))
+        ),
     }
 
 
@@ -54,7 +57,7 @@ def served(runs: dict[str, Path]) -> Iterator[str]:
         yield url
 
 
-@pytest.mark.parametrize("kind", ["train", "sweep", "compare"])
+@pytest.mark.parametrize("kind", ["train", "sweep", "compare", "forecast"])
 def test_a_runs_page_opens(browser: Browser, runs: dict[str, Path], tmp_path: Path, kind: str) -> None:
     page_file = tmp_path / "report.html"
     page_file.write_text(report_html(runs[kind]), encoding="utf-8")
@@ -82,6 +85,21 @@ def test_several_training_runs_on_one_page(page: Page, runs: dict[str, Path]) ->
         assert "simpo" in page.locator("main").inner_text()
         opened(page, f"{url}run/2/")
         assert "simpo" in page.locator("main").inner_text()
+
+
+def test_a_forecast_and_its_audit_lead_to_each_other(page: Page, runs: dict[str, Path]) -> None:
+    with serving(runs["forecast"]) as url:
+        opened(page, url)
+        assert "one epoch" in page.locator("h1").inner_text()
+        page.get_by_role("link", name="Audit").click()
+        page.wait_for_selector("html[data-ready]")
+        assert page.locator("#pairs-table tr.opens").count() > 0
+        page.get_by_role("link", name="Forecast").click()
+        page.wait_for_selector("html[data-ready]")
+        page.get_by_role("link", name="All pairs").first.click()
+        page.locator("#pairs-table tr.opens").first.wait_for()
+    table = pq.read_table(runs["forecast"] / "forecast.parquet").to_pandas().sort_values("forecast_chosen")
+    assert rows_shown(page)[:5] == table.row.tolist()[:5]
 
 
 def rows_shown(page: Page) -> list[int]:

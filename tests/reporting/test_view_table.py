@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 import threading
@@ -131,6 +132,19 @@ def test_a_pair_is_whole(table: PairTable) -> None:
     assert pair["chosen_length"] == len(PAIRS[7]["chosen"])
     assert pair["numbers"]["gained_tokens"] == ["a", "b"]
     assert pair["by:category"] == PAIRS[7]["by:category"]
+
+
+def test_columns_of_another_file_come_first_each_once(tmp_path: Path) -> None:
+    numbers, texts = write(tmp_path)
+    more = {"row": [3, 0], "pair_id": ["x", "y"], 'push:"; --': [-2.5, 4.0], "LN_CHES": [1.0, 2.0]}
+    pq.write_table(pa.table(more), tmp_path / "beside.parquet")
+    with contextlib.closing(PairTable(numbers, texts, tmp_path / "beside.parquet")) as table:
+        assert [column.name for column in table.columns][:3] == ["row", 'push:"; --', "pair_id"]
+        assert table.total == ROWS
+        found = table.page(Query(sort='push:"; --', count=3)).rows
+        assert [row["row"] for row in found[:2]] == [3, 0]
+        assert [row['push:"; --'] for row in found] == [-2.5, 4.0, None]
+        assert found[0]["pair_id"] == PAIRS[1]["pair_id"]
 
 
 def test_a_long_text_is_cut_and_its_length_told(tmp_path: Path) -> None:

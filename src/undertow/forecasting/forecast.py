@@ -539,6 +539,7 @@ class _Run:
                 "pairs": study.pairs,
                 "trained": len(kept),
                 "sample": n,
+                "trained_sample": int(np.isin(study.sample, kept).sum()),
                 "held_out": study.held_out,
                 "texts": len(groups),
             },

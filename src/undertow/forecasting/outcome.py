@@ -187,8 +187,9 @@ def curve_record(curve: Sequence[CurvePoint], groups: Sequence[str]) -> list[dic
 
 def held_out_record(study: Study, found: Simulation, seed: int) -> dict[str, Any]:
     """The held-out pairs, as :func:`means_record` tells of pairs."""
-    part = found.changes[2 * len(study.sample) : study.paired_rows].view(-1, 2)
-    return means_record(part[:, 0], part[:, 1], np.ones(len(part), dtype=bool), seed)
+    rows = slice(2 * len(study.sample), study.paired_rows)
+    part, below = found.changes[rows].view(-1, 2), found.below[rows].view(-1, 2)
+    return means_record(part[:, 0], part[:, 1], below[:, 0], np.ones(len(part), dtype=bool), seed)
 
 
 def group_means(changes: Tensor, groups: Sequence[str]) -> dict[str, float]:
@@ -197,9 +198,13 @@ def group_means(changes: Tensor, groups: Sequence[str]) -> dict[str, float]:
     return {group: float(changes.numpy()[names == group].mean()) for group in dict.fromkeys(groups)}
 
 
-def share_displaced(changes: NDArray[np.float64], seed: int) -> dict[str, float | None]:
-    """The share of chosen responses that end lower, with its bootstrap interval over the pairs."""
-    falls = (changes < 0).astype(np.float64)[:, None]
+def share_displaced(below: NDArray[np.float64], seed: int) -> dict[str, float | None]:
+    """The share of chosen responses that end lower, with its bootstrap interval over the pairs.
+
+    ``below``: the probability of each, so that over several orders this is the mean of their shares; the share of those
+    whose mean change is below zero is another, as a mean over orders falls less often than one order.
+    """
+    falls = below[:, None]
     return bootstrap(means_of(falls), len(falls), resamples=RESAMPLES, seed=seed)[0].record()
 
 
@@ -214,7 +219,7 @@ def end_record(study: Study, found: Simulation, outcome: Outcome, kept: NDArray[
         seed: of the bootstrap.
     """
     last = found.curve[-1]
-    trained = means_record(outcome.chosen, outcome.rejected, np.isin(study.sample, kept), seed)
+    trained = means_record(outcome.chosen, outcome.rejected, outcome.displaced, np.isin(study.sample, kept), seed)
     return {
         "steps": found.steps,
         "loss": found.loss,
@@ -225,18 +230,21 @@ def end_record(study: Study, found: Simulation, outcome: Outcome, kept: NDArray[
     }
 
 
-def means_record(chosen: Tensor, rejected: Tensor, some: NDArray[np.bool_], seed: int) -> dict[str, Any]:
+def means_record(
+    chosen: Tensor, rejected: Tensor, displaced: Tensor, some: NDArray[np.bool_], seed: int
+) -> dict[str, Any]:
     """Some of the pairs: how many, the share displaced, and the mean changes in nats; None where there are none.
 
     Args:
         chosen, rejected: ``[k]``, changes.
+        displaced: ``[k]``, the probability that the chosen response ends lower.
         some: ``[k]``, which of them.
         seed: of the bootstrap.
     """
     ups, downs = chosen.numpy()[some], rejected.numpy()[some]
     return {
         "pairs": int(some.sum()),
-        "displaced": share_displaced(ups, seed),
+        "displaced": share_displaced(displaced.numpy()[some], seed),
         "chosen": float(ups.mean()) if ups.size else None,
         "rejected": float(downs.mean()) if downs.size else None,
     }

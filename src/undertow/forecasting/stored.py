@@ -143,10 +143,13 @@ def simulate(folder: str | Path, *, filter: str | Iterable[str] = (), **options:
         "arguments": {"folder": str(folder), "filter": rules, **{name: getattr(settings, name) for name in _OWN}}
         | {"training": train.record()},
         "counts": study.curvature is not None,
-        "data": {**stored.summary["data"], "trained": len(kept)},
+        "data": {**stored.summary["data"], "trained": len(kept), "trained_sample": int(every["kept"].sum())},
         "end": end_record(study, found, outcome, kept, train.seed),
         "curve": curve_record(found.curve, stored.groups),
-        **{name: means_record(outcome.chosen, outcome.rejected, some, train.seed) for name, some in every.items()},
+        **{
+            name: means_record(outcome.chosen, outcome.rejected, outcome.displaced, some, train.seed)
+            for name, some in every.items()
+        },
         "forecast": stored.summary["end"],
     }
     if study.held_out:

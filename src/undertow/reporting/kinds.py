@@ -14,19 +14,20 @@ from types import ModuleType
 from undertow.errors import DataError
 from undertow.reporting.page.shell import Figure
 from undertow.runs.folder import NAME_A_RUN, SETTINGS, check_there, is_callback_folder, read_command, read_summary
-from undertow.runs.names import AUDIT, COMPARE, SUMMARIES, SWEEP, TRAIN
+from undertow.runs.names import AUDIT, COMPARE, FORECAST, SUMMARIES, SWEEP, TRAIN
 
-__all__ = ["WITH_PAIRS", "audit_folders", "kind_of", "kind_with_page", "report_figures", "report_html"]
+__all__ = ["WITH_PAIRS", "audit_folders", "audit_html", "kind_of", "kind_with_page", "report_figures", "report_html"]
 
-_ROOMS = {AUDIT: "audit", TRAIN: "training", SWEEP: "sweep", COMPARE: "comparison"}
-WITH_PAIRS = (AUDIT, COMPARE)
+_ROOMS = {AUDIT: "audit", FORECAST: "forecast", TRAIN: "training", SWEEP: "sweep", COMPARE: "comparison"}
+WITH_PAIRS = (AUDIT, FORECAST, COMPARE)
 """Kinds of runs with a row a pair: ``undertow view`` has a table of all of them, and the page takes its address."""
 
 
 def kind_of(folder: Path) -> str:
-    """``audit``, ``train``, ``sweep`` or ``compare``.
+    """``audit``, ``forecast``, ``train``, ``sweep`` or ``compare``.
 
-    A folder whose sub-folders are shards of an audit is an audit; one that the callback for TRL's trainers wrote is a
+    An audit's folder with a forecast that went on from it is a forecast; one whose sub-folders are shards of an audit
+    is an audit; one that the callback for TRL's trainers wrote is a
     training run.
 
     Raises:
@@ -34,6 +35,8 @@ def kind_of(folder: Path) -> str:
     """
     check_there(folder)
     command = read_command(folder)
+    if command == AUDIT and all((folder / SUMMARIES[kind]).exists() for kind in (AUDIT, FORECAST)):
+        return FORECAST
     if command in (AUDIT, TRAIN, COMPARE):
         return command
     if is_callback_folder(folder):
@@ -67,15 +70,37 @@ def _runs_below(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob(f"*/{SETTINGS}"))
 
 
-def report_html(folder: Path, *, pairs_url: str | None = None) -> str:
-    """The page of a run; ``pairs_url`` is where its table of all pairs is served, if it is.
+def report_html(folder: Path, *, pairs_url: str | None = None, audit_url: str | None = None) -> str:
+    """The page of a run.
+
+    Args:
+        folder: of the run.
+        pairs_url: where its table of all pairs is served, if it is.
+        audit_url: where the page of the audit is, of a forecast that went on from one.
 
     Raises:
         DataError: the folder holds no run of Undertow, or an unfinished one.
     """
     kind = kind_of(folder)
     served = {"pairs_url": pairs_url} if kind in WITH_PAIRS else {}
+    if kind == FORECAST:
+        served["audit_url"] = audit_url
     page: str = _module(kind).report(folder, **served)
+    return page
+
+
+def audit_html(folder: Path, *, forecast_url: str, pairs_url: str | None = None) -> str:
+    """The page of the audit that a forecast went on from.
+
+    Args:
+        folder: of both.
+        forecast_url: where the forecast's page is.
+        pairs_url: where the table of all pairs is served, if it is.
+
+    Raises:
+        DataError: the folder holds no finished audit.
+    """
+    page: str = _module(AUDIT).report(folder, pairs_url=pairs_url, forecast_url=forecast_url)
     return page
 
 

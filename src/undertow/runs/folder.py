@@ -21,9 +21,11 @@ from undertow.runs.names import TRACKING
 from undertow.version import __version__
 
 SETTINGS, SKIPPED, REPORT = "settings.json", "skipped.jsonl", "report.html"
+AUDIT_REPORT = "audit.html"
+"""The audit's page in a folder whose ``report.html`` is that of the forecast that went on from it."""
 _LOCK = ".lock"
 NAME_A_RUN = (
-    "name a folder that `undertow audit`, `undertow train` or `undertow compare` wrote, "
+    "name a folder that `undertow audit`, `undertow forecast`, `undertow train` or `undertow compare` wrote, "
     "or the `folder` of a DisplacementCallback."
 )
 
@@ -132,7 +134,7 @@ class RunFolder:
     def _clear(self) -> None:
         """Remove our own files, the commit point first. ``settings.json`` is then replaced, never absent: a kill in
         between leaves an unfinished run of the old identity, and no folder that we would not know again."""
-        for pattern in (self.summary_name, SKIPPED, REPORT, *self.own):
+        for pattern in (self.summary_name, SKIPPED, REPORT, AUDIT_REPORT, *self.own):
             for path in self.folder.glob(pattern):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 

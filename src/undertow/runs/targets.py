@@ -16,7 +16,7 @@ from undertow.data.sources.hub import is_repository, is_saved
 from undertow.data.sources.kinds import kind_of
 from undertow.errors import OptionError
 from undertow.models.sources import ModelSource
-from undertow.runs.folder import REPORT, SETTINGS
+from undertow.runs.folder import AUDIT_REPORT, REPORT, SETTINGS
 
 __all__ = ["Input", "Target", "check_targets", "data_input", "file_input", "model_inputs", "run_input", "score_inputs"]
 
@@ -123,8 +123,9 @@ def model_inputs(*sources: ModelSource | None) -> Iterator[Input]:
 
 
 def run_input(folder: Path) -> Input:
-    """What a page is made from: a run's folder, its page apart."""
-    files = (path for path in _files(folder, deep=True) if path != folder / REPORT)
+    """What a page is made from: a run's folder, its pages apart."""
+    pages = (folder / REPORT, folder / AUDIT_REPORT)
+    files = (path for path in _files(folder, deep=True) if path not in pages)
     return Input(f"the run {folder}", folder, tuple(files) if folder.is_dir() else ())
 
 

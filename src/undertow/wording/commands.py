@@ -9,7 +9,7 @@ from typing import Any
 
 from undertow.scoring.columns import PREDICTORS
 
-__all__ = ["FILTERED", "filter_command"]
+__all__ = ["FILTERED", "filter_command", "simulate_command"]
 
 FILTERED = "filtered.jsonl"
 _STANDARD_INPUT = "prefs.jsonl"
@@ -21,13 +21,25 @@ def filter_command(arguments: Mapping[str, Any], scores: str | Path, by: str, pe
     Args:
         arguments: the audit's, as ``audit.json`` holds them: the data are read in the same way.
         scores: the folder of the scores.
-        by: the score.
+        by: the score, or a column of a forecast.
         percent: how much, as it is typed, without the sign.
     """
     data = str(arguments["data"])
     words = ["undertow", "filter", _STANDARD_INPUT if data == "-" else data, *_reading(arguments.get("reading") or {})]
-    words += ["--scores", str(scores), "--by", by, f"--drop-{PREDICTORS[by]}", f"{percent}%", "--out", FILTERED]
+    end = PREDICTORS.get(by, "lowest")  # push ranks no pair's own fate: its low end displaces the others
+    words += ["--scores", str(scores), "--by", by, f"--drop-{end}", f"{percent}%", "--out", FILTERED]
     return shlex.join(words)
+
+
+def simulate_command(forecast: str | Path, by: str, percent: str) -> str:
+    """The command that forecasts the same run without the lowest share of pairs by a column, from the stored features.
+
+    Args:
+        forecast: the folder of the forecast.
+        by: the column.
+        percent: how much, as it is typed, without the sign.
+    """
+    return shlex.join(["undertow", "simulate", str(forecast), "--filter", f"{by} drop-lowest {percent}%"])
 
 
 def _reading(reading: Mapping[str, Any]) -> list[str]:

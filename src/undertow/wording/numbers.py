@@ -10,14 +10,17 @@ from undertow.wording.visible import visible
 __all__ = [
     "MISSING",
     "counted",
+    "duration",
     "interval",
     "nats",
+    "nats_of",
     "number",
     "of_all",
     "percent",
     "rose",
     "shown_as",
     "signed",
+    "signed_nats",
     "times",
     "token",
     "typed",
@@ -66,6 +69,44 @@ def signed(value: float | None, *, digits: int = 3) -> str:
         return MISSING
     text = number(float(value), digits=digits)
     return text if text.startswith(MINUS) or value == 0 else f"+{text}"
+
+
+def nats_of(value: float | None) -> str:
+    """The size of an amount of log-probability as a sentence says it: one decimal, below one nat two digits.
+
+    >>> nats_of(-14.62), nats_of(0.0321)
+    ('14.6', '0.032')
+    """
+    if value is None or not math.isfinite(value):
+        return MISSING
+    size = abs(value)
+    return f"{size:,.1f}" if size >= 1 else number(size, digits=2)
+
+
+def signed_nats(value: float | None) -> str:
+    """The same with its sign.
+
+    >>> signed_nats(-3.14), signed_nats(27.66), signed_nats(0.0)
+    ('−3.1', '+27.7', '0')
+    """
+    size = nats_of(value)
+    return size if size in (MISSING, "0") else f"{'+' if value and value > 0 else MINUS}{size}"
+
+
+def duration(seconds: float) -> str:
+    """A length of time in its largest fitting unit, two digits.
+
+    >>> duration(12.3), duration(252), duration(9000)
+    ('12 s', '4.2 min', '2.5 h')
+    """
+    for unit, size in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= 1.5 * size:
+            return f"{_two_digits(seconds / size)} {unit}"
+    return f"{_two_digits(seconds)} s"
+
+
+def _two_digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else number(float(value), digits=2)
 
 
 def percent(share: float | None) -> str:

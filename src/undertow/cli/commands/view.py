@@ -37,7 +37,8 @@ def view(
         list[Path],
         typer.Argument(
             metavar="DIR...",
-            help="Folder that an audit, a training run, a sweep or a comparison wrote; several: side by side.",
+            help="Folder that an audit, a forecast, a training run, a sweep or a comparison wrote; several: side by "
+            "side.",
             show_default=False,
         ),
     ],

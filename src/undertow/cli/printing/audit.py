@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from undertow.cli.printing.common import print_report
+from undertow.cli.printing.common import print_report, that_fit
 from undertow.data.pairs import Pair
 from undertow.filtering.what_if import MEASURES, best_predictor
 from undertow.scoring.columns import PREDICTORS, shown_in
@@ -36,7 +36,6 @@ __all__ = [
 
 BARS = 24
 SHOWN_PAIRS = 5
-CELL_BORDER = 3
 TEXT_WIDTH = 36
 """Characters for a pair's numbers where its text stands beside them, so that both fit on 80 columns."""
 QUANTILES = {"0": "min", "0.05": "5%", "0.5": "50%", "0.95": "95%", "1": "max"}
@@ -107,13 +106,15 @@ def print_extremes(console: Console, scores: pa.Table, by: str, pairs: Mapping[i
     for title, chosen in zip(titles, (order[:count], order[::-1][:count]), strict=True):
         table = Table(title=f"{count} pairs {title}, by {by}", title_justify="left", show_edge=False)
         part = scores.take(pa.array(chosen))
-        columns = _that_fit(part, by, TEXT_WIDTH if pairs else console.width)
+        names = [name for name in dict.fromkeys(("row", by, *shown_in("worst"))) if name in part.column_names]
+        cells = {name: [typed(value) for value in part[name].to_pylist()] for name in names}
+        columns = that_fit(cells, TEXT_WIDTH if pairs else console.width)
         for name in columns:
             table.add_column(name, justify="right", no_wrap=True)
         if pairs:
             table.add_column("+ chosen / - rejected", no_wrap=True)
-        for row, *cells in zip(part["row"].to_pylist(), *columns.values(), strict=True):
-            table.add_row(*cells, *([_pair_text(pairs[row])] if pairs else []))
+        for row, *values in zip(part["row"].to_pylist(), *columns.values(), strict=True):
+            table.add_row(*values, *([_pair_text(pairs[row])] if pairs else []))
         console.print()
         console.print(table)
 
@@ -151,19 +152,6 @@ def print_numbers(console: Console, out: Path, summary: Mapping[str, Any]) -> No
     for name, said in (("duplicates", repeats.duplicates), ("contradictions", repeats.contradictions)):
         if name in summary and summary[name]["count"]:
             console.print(said(summary[name]), markup=False, soft_wrap=True)
-
-
-def _that_fit(pairs: pa.Table, by: str, width: int) -> dict[str, list[str]]:
-    """The cells of the pairs' row and score, and of as many further columns as there is room for, by column."""
-    columns: dict[str, list[str]] = {}
-    for name in dict.fromkeys(("row", by, *shown_in("worst"))):
-        if name in pairs.column_names:
-            cells = [typed(value) for value in pairs[name].to_pylist()]
-            width -= max(map(len, (name, *cells))) + CELL_BORDER
-            if width < 0:
-                break
-            columns[name] = cells
-    return columns
 
 
 def _pair_text(pair: Pair) -> Text:

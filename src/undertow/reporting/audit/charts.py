@@ -87,7 +87,13 @@ def inner_range(values: Vector) -> tuple[float, float]:
 
 
 def scatter(
-    x: Vector, y: Vector, rows: NDArray[np.int64], *, titles: tuple[str, str], falls: Mask | None = None
+    x: Vector,
+    y: Vector,
+    rows: NDArray[np.int64],
+    *,
+    titles: tuple[str, str],
+    falls: Mask | None = None,
+    line: Sequence[tuple[float, float]] | None = None,
 ) -> alt.TopLevelMixin:
     """One score against another, a point a pair, with the medians of stripes of equally many pairs.
 
@@ -97,6 +103,7 @@ def scatter(
         rows: the pairs' rows, for the tooltip.
         titles: of the two axes.
         falls: whose chosen response falls, where that is known.
+        line: another line than that of the medians: two points, or none.
     """
     shown = sample(len(x))
     low, high = inner_range(y)
@@ -122,9 +129,14 @@ def scatter(
             ],
         )
     )
-    medians = [{"x": a, "y": float(np.clip(b, low, high))} for a, b in stripes(x, y)]
-    line = _chart(medians).mark_line(color=theme.INK, strokeWidth=2, point=alt.OverlayMarkDef(color=theme.INK, size=28))
-    chart: alt.TopLevelMixin = (dots + line.encode(x="x:Q", y="y:Q")).properties(width="container", height=280)
+    ends = [{"x": a, "y": float(np.clip(b, low, high))} for a, b in (stripes(x, y) if line is None else line)]
+    mark: dict[str, Any] = (
+        {"strokeWidth": 2, "point": alt.OverlayMarkDef(color=theme.INK, size=28)}
+        if line is None
+        else {"strokeWidth": 1.5, "strokeDash": [5, 4]}
+    )
+    drawn = _chart(ends).mark_line(color=theme.INK, **mark).encode(x="x:Q", y="y:Q")
+    chart: alt.TopLevelMixin = (dots + drawn).properties(width="container", height=280)
     return chart
 
 

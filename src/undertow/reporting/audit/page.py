@@ -26,8 +26,13 @@ from undertow.wording.verdicts import Verdict, audit_verdict
 __all__ = ["figures", "report", "verdict_of"]
 
 
-def report(folder: str | Path, *, pairs_url: str | None = None) -> str:
-    """The page of a finished audit; ``pairs_url`` is where its table of all pairs is served, if it is.
+def report(folder: str | Path, *, pairs_url: str | None = None, forecast_url: str | None = None) -> str:
+    """The page of a finished audit.
+
+    Args:
+        folder: of the audit, or of all shards of one.
+        pairs_url: where its table of all pairs is served, if it is.
+        forecast_url: where the page of the forecast that went on from it is, if it is anywhere.
 
     Raises:
         DataError: the folder holds none.
@@ -43,6 +48,7 @@ def report(folder: str | Path, *, pairs_url: str | None = None) -> str:
         distributions=[figure.name for figure in charts if figure.name.startswith(SCORE)],
         data={"pairs": pairs, "dropping": _slider(run, leaving)},
         pairs_url=pairs_url,
+        other=("Forecast", forecast_url) if forecast_url else None,
         run=run,
         arguments=run.summary["arguments"],
         data_name=data_name(run.summary["arguments"]["data"]),

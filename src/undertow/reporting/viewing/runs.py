@@ -11,10 +11,10 @@ from typing import Any, Generic, TypeVar
 
 from undertow.errors import OptionError
 from undertow.filtering.what_if import best_predictor
-from undertow.reporting.kinds import WITH_PAIRS, audit_folders, kind_with_page, report_html
+from undertow.reporting.kinds import WITH_PAIRS, audit_folders, audit_html, kind_with_page, report_html
 from undertow.reporting.page.shell import render
 from undertow.reporting.viewing.table import LARGEST_PAGE, LONGEST_SEARCH, LONGEST_TEXT, PairTable, Query
-from undertow.runs.names import COMPARE, PAIRS, TRAIN
+from undertow.runs.names import COMPARE, FORECAST, PAIR_FORECAST, PAIRS, TRAIN
 from undertow.runs.texts import BY, PAIR_TEXTS, TEXTS
 from undertow.scoring.columns import PREDICTORS
 from undertow.scoring.shards import part_path, read_summary
@@ -61,13 +61,20 @@ class ServedRun:
     def __init__(self, folder: Path) -> None:
         self.folder, self.kind = folder, kind_with_page(folder)
         self.has_pairs = self.kind in WITH_PAIRS
+        self.has_audit = self.kind == FORECAST
         pairs_url = "pairs" if self.has_pairs else None
-        self._report = Fresh([folder], lambda: report_html(folder, pairs_url=pairs_url))
+        audit_url = "audit" if self.has_audit else None
+        self._report = Fresh([folder], lambda: report_html(folder, pairs_url=pairs_url, audit_url=audit_url))
+        self._audit = Fresh([folder], lambda: audit_html(folder, forecast_url="./", pairs_url=pairs_url))
         self._table = Fresh([folder], self._open)
 
     def report(self) -> str:
         """The run's page."""
         return self._report.get()
+
+    def audit(self) -> str:
+        """Of a forecast: the page of the audit that it went on from."""
+        return self._audit.get()
 
     def pairs_page(self) -> str:
         """The page of the table of all pairs."""
@@ -136,7 +143,8 @@ class ServedRun:
             return PairTable([self.folder / PAIRS], _existing([self.folder / TEXTS]))
         runs = audit_folders(self.folder)
         numbers = [part_path(run, part) for run in runs for part in range(len(read_summary(run)["parts"]))]
-        return PairTable(numbers, _existing([run / TEXTS for run in runs]))
+        beside = self.folder / PAIR_FORECAST if self.kind == FORECAST else None
+        return PairTable(numbers, _existing([run / TEXTS for run in runs]), beside)
 
     def _first_sort(self, columns: Sequence[str]) -> tuple[str, bool]:
         """The column that the table is first sorted by, and whether its highest values come first: the worst pairs."""

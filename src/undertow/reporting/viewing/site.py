@@ -3,6 +3,7 @@
 /                 the report of the run; of several training runs their common page; of other runs a list of them
 /pairs            the table of all pairs; its data: /pairs.json?sort=&order=&search=&first=&count=
 /pair.json?row=   one pair with its texts
+/audit            of a forecast, the report of the audit that it went on from
 /run/2/…          the same of the second run, where several were named
 """
 
@@ -93,6 +94,8 @@ def _of_run(run: ServedRun, path: str) -> Page | None:
             "/pairs.json": (run.page, frozenset({"sort", "order", "search", "first", "count"})),
             "/pair.json": (run.pair, frozenset({"row"})),
         }
+    if run.has_audit:
+        pages["/audit"] = (lambda _: run.audit(), frozenset())
     return pages.get(path)
 
 

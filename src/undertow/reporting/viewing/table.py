@@ -88,16 +88,20 @@ class PairTable:
         numbers: Parquet files with one row a pair and a column ``row``.
         texts: Parquet files with ``row``, ``prompt``, ``chosen``, ``rejected`` and any ``by:NAME``; none where the
             run kept no texts: then there is nothing to search in, and no text to show.
+        beside: another Parquet file with one row a pair and a column ``row``, whose columns come first.
 
     Raises:
         DataError: a file cannot be read.
     """
 
-    def __init__(self, numbers: Sequence[Path], texts: Sequence[Path] = ()) -> None:
+    def __init__(self, numbers: Sequence[Path], texts: Sequence[Path] = (), beside: Path | None = None) -> None:
         self._lock = threading.Lock()
-        self._connection = _connect([*numbers, *texts])
+        self._connection = _connect([*numbers, *texts, *([beside] if beside else [])])
         with _readable():
-            self._view("numbers", numbers)
+            self._view("numbers" if beside is None else "scores", numbers)
+            if beside is not None:
+                self._view("beside", [beside])
+                self._join()
             self.has_texts = bool(texts)
             if texts:
                 self._view("texts", texts)
@@ -189,6 +193,17 @@ class PairTable:
 
     def _view(self, name: str, files: Sequence[Path]) -> None:
         self._connection.read_parquet([_pattern(path) for path in files]).create_view(name)
+
+    def _join(self) -> None:
+        """The scores with the columns beside them; one that both have is taken from there once."""
+        scores, beside = (self._connection.view(name).columns for name in ("scores", "beside"))
+        there = {name.casefold() for name in scores}  # to a database the two cases of a letter are one
+        more = [name for name in beside if name.casefold() not in there]
+        names = ["scores.row", *(f"beside.{_quoted(name)}" for name in more)]
+        names += [f"scores.{_quoted(name)}" for name in scores if name != "row"]
+        self._connection.execute(
+            f"CREATE VIEW numbers AS SELECT {', '.join(names)} FROM scores LEFT JOIN beside ON scores.row = beside.row"
+        )
 
     def _records(self, statement: str, values: Sequence[object]) -> list[dict[str, Any]]:
         with _readable():

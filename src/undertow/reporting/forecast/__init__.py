@@ -1,0 +1,1 @@
+"""The page of a forecast: what is read, the charts, the page."""
