@@ -10,7 +10,7 @@ them. The last ``--held-out`` pairs are not trained on. As Markdown, by cell:
 - share displaced, mean change of chosen and rejected and mean loss, foretold → real;
 - the same ρ over the responses of held-out pairs; the cost of the forecast in training runs.
 
-    python benchmarks/forecast.py --pairs 192 --held-out 32 --cells base,unclipped,adamw --out bench
+    python benchmarks/forecast.py --pairs 192 --held-out 32 --pull --cells base,unclipped,adamw --out bench
     python benchmarks/forecast.py --data hh.jsonl --cells sft,sft-quarter --out bench-hh
 """
 
@@ -71,6 +71,7 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=64, help="a response is cut to so many")
     parser.add_argument("--dtype", default="float32", help="products of forecast and training")
+    parser.add_argument("--pull", action="store_true", help="also this score, which takes another pass")
     parser.add_argument("--cells", default="base", help=f"of {', '.join(CELLS)}")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
@@ -120,8 +121,9 @@ def run_cell(name: str, options: argparse.Namespace) -> None:
         run / "train.seconds", "train", data, "--model", model, "--out", run / "run", *shared, *more, "--track-every", 0
     )
     before = str(run / "run" / "sft" / "model") if sft else model
+    pull = ["--pull"] if options.pull else []
     own = [str(len(ut.read_pairs(data)) // 4) if text == QUARTER else text for text in cell.get("forecast", [])]
-    forecast = [data, "--model", before, "--out", folder / "forecast", "--held-out", held_out, "--pull", *shared, *own]
+    forecast = [data, "--model", before, "--out", folder / "forecast", "--held-out", held_out, *pull, *shared, *own]
     timed(folder / "forecast.seconds", "forecast", *forecast)
     compare = ["--before", before, "--after", run / "run" / "model", "--generate", 0]
     timed(run / "seen.seconds", "compare", data, *compare, "--out", run / "seen")
@@ -154,6 +156,8 @@ def measured(folder: Path, run: Path) -> dict[str, Any]:
     scores = ut.read_scores(folder / "forecast")
     older = {}
     for name in SCORES:
+        if name.removeprefix("-") not in scores.column_names:
+            continue
         values = column(scores, name.removeprefix("-"))
         rises = values if name in ("dlogp_chosen", "pull") else -values
         rises = -rises if name == "-logp_chosen" else rises
@@ -236,7 +240,7 @@ def table(options: argparse.Namespace) -> str:
         cell = json.loads(path.read_text())
         one, scores = cell["forecast"], cell["scores"]
         best = [
-            max(some, key=lambda score: scores[score]["rho"])
+            max((score for score in some if score in scores), key=lambda score: scores[score]["rho"])
             for some in (("ches", "ln_ches", "dlogp_chosen", "pull"), ("chosen_tokens", "-logp_chosen"))
         ]
         pairs = f"{cell['pairs']}" if cell["sample"] == cell["pairs"] else f"{cell['sample']} of {cell['pairs']}"
