@@ -420,6 +420,7 @@ class _Run:
                 grad_norms=None if norms is None else torch.cat([norms[at], torch.full_like(held, torch.nan)]),
                 held_out=len(self.held),
                 mean_square=mean_square,
+                sketch=self.settings.sketch,
             ),
             scales,
         )

@@ -18,7 +18,9 @@ from undertow.maths.linearised import (
     Products,
     RunningScale,
     SampleStep,
+    forecast_error,
     linearised_run,
+    probability_below,
 )
 from undertow.maths.losses import Logps, PairLoss
 from undertow.training.order import Order, Step, training_steps
@@ -57,6 +59,7 @@ class Study:
         held_out: ``h``, pairs that are never trained on.
         mean_square: of ``κ²‖g‖²`` over the minibatches that the optimiser's scaling was measured with.
         curvature: what a look has told, where one was taken.
+        sketch: numbers that stand for a gradient; 0 where products are exact.
     """
 
     pairs: int
@@ -70,6 +73,7 @@ class Study:
     held_out: int
     mean_square: float
     curvature: Curvature | None = None
+    sketch: int = 0
 
     @property
     def paired_rows(self) -> int:
@@ -141,7 +145,7 @@ class Simulation:
     Attributes:
         linear: ``[R]``, changes on the linear model at the end, in nats.
         changes: ``[R]``, the same with curvature, where that is known.
-        below: ``[R]``, share of the orders in which a response ends lower.
+        below: ``[R]``, how probable it is that a response ends lower: the mean over the orders.
         coefficients: ``[2n]``, summed step weights of the pairs at their own steps.
         stand_ins: ``[2n]``, where they stood in for others.
         length: squared length of the move.
@@ -241,13 +245,15 @@ def simulate_order(
         curve.append(_point(study, loss.at_step(stand.step - 1), stand, float(np.mean(since)) if since else 0.0))
         end = stand
     assert end is not None
+    bend = end.changes - end.linear
+    error = forecast_error(study.products.squares(), end.linear, bend, end.length, study.sketch)
     first = np.zeros(study.pairs, dtype=np.int64)
     for number, step in reversed(list(enumerate(steps, 1))):
         first[kept[step.pairs]] = number
     return Simulation(
         linear=end.linear,
         changes=end.changes,
-        below=(end.changes < 0).double(),
+        below=probability_below(end.changes, error),
         coefficients=end.coefficients,
         stand_ins=end.stand_ins,
         length=end.length,

@@ -102,6 +102,7 @@ def read_stored(folder: str | Path) -> Stored:
         held_out=held_out,
         mean_square=numbers["mean_square"],
         curvature=Curvature(tensors["curvature"], numbers["length"]) if "curvature" in tensors else None,
+        sketch=int(arguments["sketch"]),
     )
     texts = folder / TEXTS_FORECAST
     groups = pq.read_table(texts, columns=["group"])["group"].to_pylist() if texts.exists() else []

@@ -8,12 +8,14 @@ matrix, the entanglement of all responses, ``K_rs = ⟨∇_r, P ∇_s⟩``.
 - :class:`Kernel`, :class:`Features`: ``K`` as a matrix, or as features where a matrix would be too large.
 - :func:`linearised_run`: the recurrence, with clipping, schedule, momentum, stand-ins and curvature.
 - :class:`RunningScale`: what the optimiser's running second moment makes of ``P``.
+- :func:`forecast_error`, :func:`probability_below`: how sure a change is.
 
 Learning dynamics by the empirical tangent kernel: Ren and Sutherland, ICLR 2025; count sketch: Charikar, Chen and
 Farach-Colton 2002.
 """
 
 from undertow.maths.linearised.contributions import contributions, own_parts, pushes
+from undertow.maths.linearised.errors import forecast_error, probability_below
 from undertow.maths.linearised.products import Features, Kernel, Products
 from undertow.maths.linearised.run import Curvature, LinearisedRun, SampleStep, linearised_run
 from undertow.maths.linearised.scale import OptimiserName, RunningScale
@@ -30,8 +32,10 @@ __all__ = [
     "RunningScale",
     "SampleStep",
     "contributions",
+    "forecast_error",
     "linearised_run",
     "own_parts",
+    "probability_below",
     "pushes",
     "random_signs",
 ]

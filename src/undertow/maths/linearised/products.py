@@ -40,6 +40,9 @@ class Products(Protocol):
     def blocks(self, pairs: int) -> Tensor:
         """``K`` between the two responses of each of the first pairs, ``[pairs, 2, 2]``, float64."""
 
+    def squares(self) -> Tensor:
+        """The diagonal of ``K``, ``[R]``, float64."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Kernel:
@@ -82,6 +85,10 @@ class Kernel:
         index = torch.arange(2 * pairs).view(pairs, 2)
         return self.matrix[index.unsqueeze(2), index.unsqueeze(1)].double()
 
+    def squares(self) -> Tensor:
+        """Taken out of the matrix."""
+        return self.matrix.diagonal().double()
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Features:
@@ -121,6 +128,11 @@ class Features:
             two = part.double().view(-1, 2, part.shape[1])
             found.append(two @ two.transpose(1, 2))
         return torch.cat(found) if found else torch.zeros(0, 2, 2, dtype=torch.float64)
+
+    def squares(self) -> Tensor:
+        """Some rows at a time."""
+        found = [part.double().square().sum(1) for part in torch.split(self.features, _ROWS)]
+        return torch.cat(found) if found else torch.zeros(0, dtype=torch.float64)
 
 
 _SLAB = 1 << 15
