@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 import undertow as ut
 from command import some_rows, write_jsonl
@@ -15,6 +20,7 @@ from undertow.comparing.compare import compare_to_folder
 from undertow.comparing.settings import CompareSettings
 from undertow.forecasting.forecast import forecast_to_folder
 from undertow.forecasting.settings import ForecastSettings
+from undertow.scoring.columns import FORECAST_COLUMNS
 from undertow.training.run import train_to_folder
 from undertow.training.settings import TrainSettings
 
@@ -44,6 +50,34 @@ def audited(data: Path, model: Path, out: Path) -> Path:
     """An audit with every predictor."""
     audit_to_folder(data, str(model), out, AuditSettings(tokens=TOKENS, dtype="float32", pull=True))
     return out
+
+
+def forecast_beside(
+    scores: Path, copy: Path, *, chosen: Sequence[float] | None = None, unknown: Sequence[int] | None = None
+) -> tuple[Path, pa.Table]:
+    """A copy of the scores with a forecast beside them, as `undertow forecast` writes it, of any numbers.
+
+    Args:
+        scores: an audit's folder.
+        copy: where the copy goes.
+        chosen: ``forecast_chosen``.
+        unknown: the pairs without a forecast, by number; every third one where None.
+    """
+    shutil.copytree(scores, copy)
+    table = ut.read_scores(scores)
+    values = dict(zip(FORECAST_COLUMNS, np.random.default_rng(0).normal(size=(8, len(table))), strict=True))
+    values["push:refusals"] = -values["push"]
+    values["forecast_displaced"] = np.abs(np.tanh(values["forecast_displaced"]))
+    if chosen is not None:
+        values["forecast_chosen"] = np.asarray(chosen, dtype=np.float64)
+    numbers = np.arange(len(table))
+    outside = np.isin(numbers, unknown) if unknown is not None else numbers % 3 == 2
+    columns = {name: pa.array(column, mask=outside) for name, column in values.items()}
+    columns["step"] = pa.array(1 + numbers, pa.int32(), mask=outside)
+    found = pa.table({"row": table["row"], "pair_id": table["pair_id"], **columns})
+    pq.write_table(found, copy / "forecast.parquet")
+    (copy / "forecast.json").write_text("{}\n")
+    return copy, found
 
 
 def compared(data: Path, before: Path, after: Path, out: Path, **options: Any) -> Path:

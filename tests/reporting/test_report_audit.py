@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from command import run, some_rows, write_jsonl
-from run_folders import TOKENS, made, rows_drawn
+from run_folders import TOKENS, forecast_beside, made, rows_drawn
 from undertow.auditing.audit import audit_to_folder
 from undertow.auditing.settings import AuditSettings
 from undertow.errors import DataError
@@ -60,6 +60,12 @@ def audited(folder: Path) -> AuditRun:
     return read_audit_run(folder)
 
 
+@pytest.fixture(scope="module")
+def foretold(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> AuditRun:
+    """The same with a forecast of two thirds of the pairs beside it: with every predictor there is."""
+    return read_audit_run(forecast_beside(folder, tmp_path_factory.mktemp("report") / "foretold")[0])
+
+
 def data_of(html: str) -> dict[str, Any]:
     found = re.search(r'<script type="application/json" id="undertow-data">(.*?)</script>', html, re.DOTALL)
     assert found
@@ -68,10 +74,10 @@ def data_of(html: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("by", PREDICTORS)
-def test_the_slider_counts_what_the_filter_counts(audited: AuditRun, by: str) -> None:
-    found = dropping(audited.table, by, audited.groups)
-    scores, fall = audited.column(by), falls(audited.table)
-    tokens = sum(audited.column(name) for name in TOKEN_COUNTS)
+def test_the_slider_counts_what_the_filter_counts(foretold: AuditRun, by: str) -> None:
+    found = dropping(foretold.table, by, foretold.groups)
+    scores, fall = foretold.column(by), falls(foretold.table)
+    tokens = sum(foretold.column(name) for name in TOKEN_COUNTS)
     for n, text in enumerate(PERCENTS):
         gone = Selector.parse(found.kind, f"{text}%").drops(scores)
         assert found.dropped[n] == gone.sum()
@@ -79,7 +85,7 @@ def test_the_slider_counts_what_the_filter_counts(audited: AuditRun, by: str) ->
         assert {name: counts[n] for name, counts in found.falling.items()} == {
             name: int((mask & ~gone).sum()) for name, mask in fall.items()
         }
-        group = audited.groups["source"]
+        group = foretold.groups["source"]
         assert found.by_group["source"][n].tolist() == [
             int((gone & (group.index == label)).sum()) for label in range(len(group.labels))
         ]
@@ -227,9 +233,9 @@ def test_the_verdict_in_words(audited: AuditRun, own: int, pull: int | None, hea
     )
 
 
-def test_charts_are_valid_and_show_all_pairs(audited: AuditRun) -> None:
+def test_charts_are_valid_and_show_all_pairs(foretold: AuditRun) -> None:
     drawn = {
-        figure.name: figure for figure in figures_of(audited, {by: dropping(audited.table, by) for by in PREDICTORS})
+        figure.name: figure for figure in figures_of(foretold, {by: dropping(foretold.table, by) for by in PREDICTORS})
     }
     for figure in drawn.values():
         for chart in (figure.chart, figure.narrow):
@@ -238,12 +244,12 @@ def test_charts_are_valid_and_show_all_pairs(audited: AuditRun) -> None:
         assert figure.says
     for by in PREDICTORS:
         bars = rows_drawn(drawn[f"score-{by.replace('_', '-')}"].chart)
-        assert sum(bar["pairs"] for bar in bars) == ROWS
+        assert sum(bar["pairs"] for bar in bars) == np.isfinite(foretold.column(by)).sum()
     cases = rows_drawn(drawn["losses"].chart)
     ours = {bar["case"]: bar["pairs"] for bar in cases if "audited" in bar["loss"]}
     assert ours == {
         CASE_LABELS[code]: count
-        for code, count in zip(*np.unique(audited.table["case"].to_numpy(), return_counts=True), strict=True)
+        for code, count in zip(*np.unique(foretold.table["case"].to_numpy(), return_counts=True), strict=True)
     }
     assert len([point for point in rows_drawn(drawn["length-ches"].chart) if "row" in point]) == ROWS
     assert drawn["group-1"].numbers[0][0] == "source"
@@ -275,6 +281,25 @@ def test_few_pairs_are_all_listed_with_their_texts(audited: AuditRun, inputs: tu
         given = rows[row[0]]
         assert row[-3:] == [given["prompt"], given["chosen"], given["rejected"]]
         assert row[-4] == given["source"]
+
+
+def test_a_forecast_ranks_the_pairs_and_those_without_one_come_last(
+    foretold: AuditRun, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Also where all pairs of a group have none."""
+    values, found = foretold.column("forecast_chosen"), listing(foretold)
+    known = np.flatnonzero(np.isfinite(values))
+    order = [*known[np.argsort(values[known])], *np.flatnonzero(np.isnan(values))]
+    assert [row[0] for row in found["rows"]] == foretold.table["row"].to_numpy()[order].tolist()
+    assert (found["sort"], found["down"]) == ("forecast_chosen", False)
+    assert found["numbers"][:2] == ["forecast_chosen", "push"]
+    at = 2  # after row and case
+    shown = [row[at] for row in found["rows"]]
+    assert shown[: len(known)] == [float(f"{value:.5g}") for value in values[order[: len(known)]]]
+    assert set(shown[len(known) :]) == {None}
+    html = report(forecast_beside(foretold.folder, tmp_path / "half", unknown=range(0, ROWS, 2))[0])
+    assert "--by forecast_chosen --drop-lowest 10%" in html
+    assert not [one for one in recwarn if issubclass(one.category, RuntimeWarning)]
 
 
 def test_of_many_pairs_the_worst_and_a_spread_of_the_rest_are_listed(
@@ -317,7 +342,7 @@ def test_lower_levels_show_what_there_is_and_say_which_gives_more(
     assert 'id="losses"' not in html
     data = data_of(html)["dropping"]
     assert set(data["by"]) == (
-        {"edit_distance"} if level == "text" else {*PREDICTORS} - {"pull", "dlogp_chosen", "free_dlogp_chosen"}
+        {"edit_distance"} if level == "text" else {"ches", "ln_ches", "last_hidden_ip", "edit_distance"}
     )
     assert all(not one["falling"] for one in data["by"].values())
 

@@ -67,8 +67,8 @@ def test_what_is_shown_of_columns_is_the_declarations() -> None:
         ("edit_distance", "lowest"),
     ]
     assert shown_in("page") == (
-        "dlogp_chosen", "dlogp_rejected", "pull", "ln_ches", "chosen_tokens", "rejected_tokens", "edit_distance",
-        "forecast_chosen", "push",
+        "forecast_chosen", "push", "dlogp_chosen", "dlogp_rejected", "pull", "ln_ches", "chosen_tokens",
+        "rejected_tokens", "edit_distance",
     )  # fmt: skip
     assert shown_in("quantiles")[:3] == ("prompt_tokens", "chosen_tokens", "rejected_tokens")
     assert LABELS["ches"] == "CHES"

@@ -12,7 +12,7 @@ import pytest
 
 import undertow as ut
 from command import run
-from run_folders import audited, made
+from run_folders import audited, forecast_beside, made
 from undertow.scoring.columns import FORECAST_COLUMNS
 
 
@@ -21,28 +21,6 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     folder = tmp_path_factory.mktemp("scored")
     data, model = made(folder)
     return data, model, audited(data, model, folder / "scores")
-
-
-def forecast_beside(scores: Path, copy: Path, *, pairs: slice = slice(None)) -> tuple[Path, pa.Table]:
-    """A copy of the scores with a forecast as `undertow forecast` writes it; every third pair has none."""
-    import shutil
-
-    shutil.copytree(scores, copy)
-    table = ut.read_scores(scores)[pairs]
-    numbers = np.random.default_rng(0).normal(size=(len(FORECAST_COLUMNS), len(table)))
-    outside = np.arange(len(table)) % 3 == 2
-    columns = {"row": table["row"], "pair_id": table["pair_id"]}
-    for name, values in zip(FORECAST_COLUMNS, numbers, strict=True):
-        columns[name] = (
-            pa.array(np.arange(1, len(table) + 1), pa.int32(), mask=outside)
-            if name == "step"
-            else pa.array(values, mask=outside)
-        )
-    columns["push:refusals"] = pa.array(-numbers[0], mask=outside)
-    found = pa.table(columns)
-    pq.write_table(found, copy / "forecast.parquet")
-    (copy / "forecast.json").write_text("{}\n")
-    return copy, found
 
 
 def test_scores_are_read_with_the_forecast_that_stands_beside_them(scored, tmp_path: Path) -> None:
@@ -92,6 +70,20 @@ def test_pairs_are_filtered_by_the_forecast(capsys, scored, tmp_path: Path, by: 
     assert kept.read_text().splitlines() == [line for n, line in enumerate(lines) if n not in lowest]
 
 
+def test_pairs_without_a_forecast_are_in_no_share(capsys, scored, tmp_path: Path) -> None:
+    """`keep` does not take them, and half of the 16 pairs that have one are 8."""
+    data, _, scores = scored
+    folder, forecast = forecast_beside(scores, tmp_path / "both")
+    known = [n for n, value in enumerate(forecast["push"].to_pylist()) if value is not None]
+    best = sorted(known, key=lambda n: -forecast["push"][n].as_py())[:8]
+    kept = tmp_path / "kept.jsonl"
+    options = ["--scores", folder, "--by", "push", "--keep-highest", "50%", "--out", kept]
+    code, _, err = run(capsys, "filter", data, *options)
+    assert code == 0, err
+    lines = data.read_text().splitlines()
+    assert kept.read_text().splitlines() == [lines[n] for n in sorted(best)]
+
+
 def test_training_with_a_filter_says_where_the_column_comes_from(capsys, scored, tmp_path: Path) -> None:
     data, model, _ = scored
     options = ["--filter", "push drop-lowest 10%", "--out", tmp_path / "run"]
@@ -100,16 +92,50 @@ def test_training_with_a_filter_says_where_the_column_comes_from(capsys, scored,
     assert "push is a forecast's: use `undertow forecast`, then `undertow filter --scores`" in err
 
 
+def again(folder: Path, data: Path, model: Path) -> list[object]:
+    """The command of the audit in a folder."""
+    arguments = json.loads((folder / "audit.json").read_text())["arguments"]
+    given = ["--max-length", arguments["tokens"]["max_length"], "--dtype", "float32", "--pull"]
+    return ["audit", data, "--model", model, *given, "--out", folder]
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*forecast*") if path.is_file()}
+
+
 def test_other_scores_in_the_folder_clear_the_forecast(capsys, scored, tmp_path: Path) -> None:
     data, model, scores = scored
     folder, _ = forecast_beside(scores, tmp_path / "both")
+    for name in ("held-out-forecast.parquet", "texts-forecast.parquet"):
+        (folder / name).write_bytes(b"x")
     (folder / "forecast").mkdir()
+    (folder / "forecast" / "settings.json").write_text(json.dumps({"command": "forecast", "identity": {}}))
     (folder / "forecast" / "scaling.safetensors").write_bytes(b"x")
     (folder / "mine.txt").write_text("mine")
-    arguments = json.loads((folder / "audit.json").read_text())["arguments"]
-    base = ["audit", data, "--model", model, "--max-length", arguments["tokens"]["max_length"], "--out", folder]
-    code, _, err = run(capsys, *base, "--loss", "ipo", "--overwrite")
+    code, _, err = run(capsys, *again(folder, data, model), "--loss", "ipo", "--overwrite")
     assert code == 0, err
     left = {path.name for path in folder.iterdir()}
     assert "mine.txt" in left
     assert not {name for name in left if "forecast" in name}
+
+
+def test_a_folder_that_is_only_called_forecast_stays(capsys, scored, tmp_path: Path) -> None:
+    data, model, scores = scored
+    folder, _ = forecast_beside(scores, tmp_path / "both")
+    (folder / "forecast").mkdir()
+    (folder / "forecast" / "rain.txt").write_text("mine")
+    code, _, err = run(capsys, *again(folder, data, model), "--overwrite")
+    assert code == 0, err
+    assert (folder / "forecast" / "rain.txt").read_text() == "mine"
+    assert not (folder / "forecast.parquet").exists()
+
+
+def test_the_same_audit_again_keeps_the_forecast(capsys, scored, tmp_path: Path) -> None:
+    data, model, scores = scored
+    folder, forecast = forecast_beside(scores, tmp_path / "both")
+    before = files_of(folder)
+    code, _, err = run(capsys, *again(folder, data, model))
+    assert code == 0, err
+    assert "finished already" in err
+    assert files_of(folder) == before
+    assert ut.read_scores(folder)["push"].to_pylist() == forecast["push"].to_pylist()

@@ -477,10 +477,11 @@ def columns_of(level: str, *, pull: bool = False) -> tuple[Column, ...]:
 
 
 def shown_in(place: Place) -> tuple[str, ...]:
-    """The columns that a table shows: quantiles in the order of the files, pairs with the deepest level's first."""
+    """The columns that a table shows: quantiles in the order of the files, pairs with a forecast's first, then the
+    deepest level's."""
     found = [column for column in COLUMNS if place in column.shown]
     if place != "quantiles":
-        found.sort(key=lambda column: -LEVELS.index(column.level))
+        found.sort(key=lambda column: (column.option != "forecast", -LEVELS.index(column.level)))
     return tuple(column.name for column in found)
 
 

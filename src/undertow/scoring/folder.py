@@ -15,6 +15,7 @@ the shards of one run; all others may not.
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 
 from undertow.data.pairs import BadRow
 from undertow.files import output_errors, write_atomically
-from undertow.runs.folder import RunFolder
+from undertow.runs.folder import RunFolder, read_command
 from undertow.runs.identity import JSON
 from undertow.runs.names import FORECAST, HELD_OUT_FORECAST, PAIR_FORECAST, SUMMARIES, TEXTS_FORECAST
 from undertow.runs.parts import read_part, rows_in
@@ -44,7 +45,7 @@ class ScoreStore(RunFolder):
     """The folder of an audit."""
 
     command, summary_name = COMMAND, SUMMARY
-    own = (SUMMARIES[FORECAST], FORECAST, *_OF_A_FORECAST, f"{SCORES}/part-*.parquet", TEXTS, _UPDATES)
+    own = (SUMMARIES[FORECAST], *_OF_A_FORECAST, f"{SCORES}/part-*.parquet", TEXTS, _UPDATES)
     work = (f"{SCORES}/part-*.parquet",)
     inner = (SCORES,)
 
@@ -55,6 +56,11 @@ class ScoreStore(RunFolder):
             (self.folder / SCORES).mkdir(exist_ok=True)
             if self.finished:
                 self.drop_updates()
+
+    def _clear(self) -> None:
+        super()._clear()
+        if read_command(self.folder / FORECAST) == FORECAST:  # a folder of that name may be somebody else's
+            shutil.rmtree(self.folder / FORECAST)
 
     def _part(self, index: int) -> Path:
         return part_path(self.folder, index)

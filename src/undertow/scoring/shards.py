@@ -41,7 +41,7 @@ def read_scores(folders: str | Path | Sequence[str | Path], columns: Sequence[st
         raise DataError(f"{', '.join(map(str, runs))}: no pair was scored there.")
     table = _in_row_order(with_pull(pa.concat_tables(read_part(path) for path in parts)))
     if len(runs) == 1:
-        table = _with_forecast(table, runs[0])
+        table = with_forecast(table, runs[0])
     unknown = [name for name in columns or () if name not in table.column_names]
     if unknown:
         raise OptionError(
@@ -60,16 +60,7 @@ def with_pull(table: pa.Table) -> pa.Table:
     return table.add_column(at, PULL, pc.add(own, others))
 
 
-def where_from(name: str) -> str:
-    """How a column that is not there is to be had, to go on a sentence; nothing where there is no such column."""
-    option = next((column.option for column in COLUMNS if column.name == name), None)
-    if option == "forecast" or name.startswith(f"{PUSH}:"):
-        texts = " --texts …" if name.startswith(f"{PUSH}:") else ""
-        return f": it is a forecast's, and `undertow forecast{texts}` into their folder adds it"
-    return f": it comes with `undertow audit --{option}`" if option else ""
-
-
-def _with_forecast(table: pa.Table, folder: Path) -> pa.Table:
+def with_forecast(table: pa.Table, folder: Path) -> pa.Table:
     """The scores with the columns of a forecast that stands finished beside them.
 
     Raises:
@@ -88,6 +79,15 @@ def _with_forecast(table: pa.Table, folder: Path) -> pa.Table:
         if name not in table.column_names:
             table = table.append_column(found.schema.field(name), found[name])
     return table
+
+
+def where_from(name: str) -> str:
+    """How a column that is not there is to be had, to go on a sentence; nothing where there is no such column."""
+    option = next((column.option for column in COLUMNS if column.name == name), None)
+    if option == "forecast" or name.startswith(f"{PUSH}:"):
+        texts = " --texts …" if name.startswith(f"{PUSH}:") else ""
+        return f": it is a forecast's, and `undertow forecast{texts}` into their folder adds it"
+    return f": it comes with `undertow audit --{option}`" if option else ""
 
 
 def _find_runs(folders: Sequence[str | Path]) -> list[Path]:

@@ -170,7 +170,8 @@ def _group(run: AuditRun, name: str, index: int, measure: str) -> Figure:
     sizes = np.bincount(group.index, minlength=len(group.labels))
     falling = np.bincount(group.index, weights=run.falls[measure], minlength=len(group.labels))
     shares = falling / np.maximum(sizes, 1)
-    medians = [float(np.nanmedian(run.column(run.by)[group.index == n])) for n in range(len(group.labels))]
+    scores = run.column(run.by)
+    medians = [_median(scores[group.index == n]) for n in range(len(group.labels))]
     worst = np.argsort(-shares, kind="stable")
     rows = [(group.labels[n], int(sizes[n]), percent(float(shares[n])), number(medians[n])) for n in worst]
     says = (
@@ -182,6 +183,12 @@ def _group(run: AuditRun, name: str, index: int, measure: str) -> Figure:
     chart = charts.group_bars([str(group.labels[n]) for n in worst], shares[worst], sizes[worst], title="displaced")
     header = (name, "pairs", "displaced", f"median {run.by}")
     return Figure(f"group-{index + 1}", f"By {name}", chart, says, numbers=[header, *rows])
+
+
+def _median(values: NDArray[np.float64]) -> float:
+    """Of the values that are known; NaN where none is: a forecast may be of a sample only."""
+    known = values[~np.isnan(values)]
+    return float(np.median(known)) if len(known) else float("nan")
 
 
 def measure_of(run: AuditRun) -> str | None:

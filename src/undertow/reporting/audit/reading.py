@@ -20,7 +20,7 @@ from undertow.reporting.kinds import audit_folders
 from undertow.runs.parts import read_part
 from undertow.runs.texts import BY, TEXTS
 from undertow.scoring.columns import PREDICTORS, numbers_of, tokens_of
-from undertow.scoring.shards import part_path, read_scores, read_summary, with_pull
+from undertow.scoring.shards import part_path, read_scores, read_summary, with_forecast, with_pull
 from undertow.wording.visible import shown
 
 __all__ = ["AuditRun", "read_audit_run"]
@@ -119,6 +119,7 @@ def read_audit_run(folder: str | Path) -> AuditRun:
     if list(runs) == [folder]:
         # Not read_scores: one shard alone has a page too.
         table = with_pull(pa.concat_tables(read_part(part_path(folder, i)) for i in range(len(first["parts"]))))
+        table = with_forecast(table, folder)
     else:
         table = read_scores(folder)
     return AuditRun(folder, runs, first, table)
