@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from undertow.errors import DataError
 from undertow.maths.statistics import Estimate, auc_of, bootstrap, spearman_of
-from undertow.scoring.columns import PREDICTORS, PULL, End, numbers_of
+from undertow.scoring.columns import FORECAST_COLUMNS, PREDICTORS, PULL, End, numbers_of
 from undertow.scoring.shards import read_scores, with_pull
 
 BASELINES: dict[str, End] = {"chosen_tokens": "highest", "-logp_chosen": "highest"}
@@ -23,11 +23,13 @@ that orders the pairs no better than these has predicted nothing. Each with the 
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """Scores of an audit: the pairs they are of, by row, and each predictor's values, NaN where a score is missing."""
+    """Scores of an audit: the pairs they are of, by row, and each predictor's values, NaN where a score is missing;
+    ``forecast``: a forecast's columns, where it stands beside the scores."""
 
     rows: NDArray[np.int64]
     pair_ids: NDArray[np.str_]
     values: dict[str, NDArray[np.float64]]
+    forecast: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
@@ -36,7 +38,17 @@ class Predictions:
         # The pull last, wherever it stands among the predictors: equal scores, equal hash, over the versions.
         for name in sorted((name for name in self.values if name not in BASELINES), key=PULL.__eq__):
             digest.update(name.encode() + self.values[name].tobytes())
+        for name, values in self.forecast.items():
+            digest.update(name.encode() + values.tobytes())
         return digest.hexdigest()
+
+    def index_of(self, table: pa.Table) -> NDArray[np.intp]:
+        """Where each pair of a comparison's table stands here; −1 where it does not.
+
+        Raises:
+            DataError: the table is of other data.
+        """
+        return joined(self, table["row"].to_numpy(), np.array(table["pair_id"].to_pylist(), dtype=np.str_))
 
 
 def read_predictions(folders: Sequence[str]) -> Predictions:
@@ -72,7 +84,8 @@ def predictions_of(scores: pa.Table) -> Predictions:
             f"The scores have row {int(twice[0])} of the data more than once ({len(twice)} such rows): give each "
             "pair's scores once."
         )
-    return Predictions(rows, ids[order], {name: column[order] for name, column in values.items()})
+    forecast = {name: numbers_of(scores, name)[order] for name in FORECAST_COLUMNS if name in there}
+    return Predictions(rows, ids[order], {name: column[order] for name, column in values.items()}, forecast)
 
 
 def against_fact(found: Predictions, table: pa.Table, *, resamples: int, seed: int) -> dict[str, Any]:
@@ -86,11 +99,11 @@ def against_fact(found: Predictions, table: pa.Table, *, resamples: int, seed: i
     Raises:
         DataError: the scores are of other data than the table.
     """
-    index = joined(found, table["row"].to_numpy(), np.array(table["pair_id"].to_pylist(), dtype=np.str_))
+    index = found.index_of(table)
     fact = table["dlogp_chosen"].to_numpy()
     predictors = {}
     for name, values in found.values.items():
-        scored = np.where(index >= 0, values[np.maximum(index, 0)], np.nan)
+        scored = placed(values, index)
         known = np.isfinite(scored) & np.isfinite(fact)
         estimates = _one(rising(name, scored[known]), fact[known], resamples, seed)
         predictors[name] = {
@@ -99,6 +112,11 @@ def against_fact(found: Predictions, table: pa.Table, *, resamples: int, seed: i
             **{key: value.record() for key, value in estimates.items()},
         }
     return {"without_scores": int(np.sum(index < 0)), "predictors": predictors}
+
+
+def placed(values: NDArray[np.float64], index: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Values at the places of :meth:`Predictions.index_of`; NaN where a pair has none."""
+    return np.where(index >= 0, values[np.maximum(index, 0)], np.nan)
 
 
 def rising(name: str, scores: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from undertow.comparing.calibration import calibration
 from undertow.comparing.masses import masses
 from undertow.comparing.pairs import DIVERGENCES, FLAGS, NUMBERS, SCHEMA
 from undertow.comparing.prediction import Predictions, against_fact
@@ -45,12 +46,14 @@ def summarise(
         name: table[name].to_numpy(zero_copy_only=False)[good].astype(np.float64)
         for name in (*NUMBERS, *FLAGS, *DIVERGENCES)
     }
+    whole = table.filter(pa.array(good))
     bootstrapped = {"resamples": settings.resamples, "seed": settings.seed}
     return {
         "means": means(columns, settings),
         "displacement": displacement(columns, settings.beta),
         "masses": masses(table, listed, good, **bootstrapped),
-        "prediction": against_fact(predictions, table.filter(pa.array(good)), **bootstrapped) if predictions else None,
+        "prediction": against_fact(predictions, whole, **bootstrapped) if predictions else None,
+        "calibration": calibration(predictions, whole, **bootstrapped) if predictions else None,
         "nonfinite": {"count": len(bad), "rows": bad[:SHOWN_ROWS].tolist()},
     }
 

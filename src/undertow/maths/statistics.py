@@ -1,4 +1,4 @@
-"""Means, rank correlations and areas under curves, each with a bootstrap interval.
+"""Means, lines, rank correlations and areas under curves, each with a bootstrap interval.
 
 Every statistic is a function of weights, one a pair: ones give the value itself, and how often a resample drew each
 pair gives the value of that resample. Nothing is sorted again for a resample.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Estimate", "auc_of", "bootstrap", "means_of", "spearman_of"]
+__all__ = ["Estimate", "auc_of", "bootstrap", "equal_groups", "line_of", "means_of", "spearman_of"]
 
 Vector = NDArray[np.float64]
 Statistic = Callable[[Vector], Vector]
@@ -103,6 +103,39 @@ def _centred_ranks(group: NDArray[np.intp], weights: Vector, total: float) -> Ve
     sizes = np.bincount(group, weights)
     ranks: Vector = (np.cumsum(sizes) - (sizes - 1) / 2)[group] - (total + 1) / 2
     return ranks
+
+
+def line_of(x: Vector, y: Vector) -> Statistic:
+    """Slope and intercept of the least-squares line of ``y`` on ``x``; NaN where ``x`` is constant.
+
+    The slope of what happened on what was foretold is 1 where a forecast neither over- nor understates differences
+    (Mincer and Zarnowitz 1969, The Evaluation of Economic Forecasts); the intercept is then its bias, in units of
+    ``y``.
+    """
+
+    def line(weights: Vector) -> Vector:
+        drawn = x[weights > 0]
+        if not drawn.size or drawn.min() == drawn.max():
+            return np.full(2, np.nan)
+        mean_x, mean_y = weights @ x / weights.sum(), weights @ y / weights.sum()
+        apart = weights * (x - mean_x)
+        slope = apart @ (y - mean_y) / (apart @ (x - mean_x))
+        return np.array([slope, mean_y - slope * mean_x])
+
+    return line
+
+
+def equal_groups(values: Vector, *, most: int, least: int = 1) -> list[NDArray[np.intp]]:
+    """The indices of values in groups of equally many (to one), from the lowest values to the highest.
+
+    Args:
+        values: finite.
+        most: groups at most.
+        least: values that a group has at least; fewer only where there are no more in all.
+    """
+    if not len(values):
+        return []
+    return np.array_split(np.argsort(values, kind="stable"), min(most, max(len(values) // least, 1)))
 
 
 def auc_of(score: Vector, positive: NDArray[np.bool_]) -> Statistic:

@@ -15,6 +15,7 @@ __all__ = [
     "VERDICTS",
     "answer_changed",
     "answers_first",
+    "calibration_says",
     "changed_answers",
     "detail",
     "headline",
@@ -109,14 +110,14 @@ def detail(summary: Summary) -> str:
     grew = means["reward_accuracy"]["value"]  # a comparison of an earlier version has none
     reward = f"The margin grew in {percent(grew)} of the pairs (reward accuracy). " if grew is not None else ""
     return (
-        f"On average the chosen response {rose(chosen['value'])}{_within(chosen)} and the margin "
-        f"{rose(margin['value'], up='grew', down='shrank')}{_within(margin)}. {reward}The chosen response is the more "
-        f"probable one in {after} of the pairs; before, in {before} (likelihood accuracy)."
+        f"On average the chosen response {rose(chosen['value'])}{_within(chosen, 'signed')} and the margin "
+        f"{rose(margin['value'], up='grew', down='shrank')}{_within(margin, 'signed')}. {reward}The chosen response is "
+        f"the more probable one in {after} of the pairs; before, in {before} (likelihood accuracy)."
     )
 
 
-def _within(found: Mapping[str, float | None]) -> str:
-    shown = interval(found, "signed")
+def _within(found: Mapping[str, float | None], show: str = "number") -> str:
+    shown = interval(found, show)
     return f" (95%: {shown})" if shown != MISSING else ""
 
 
@@ -148,6 +149,35 @@ def changed_answers(continuations: Sequence[Mapping[str, Any]]) -> str | None:
         f"To {changed} of the {counted(asked, 'worst prompt')} the model now answers something else than before (both "
         "answer with the most probable token at each position)."
     )
+
+
+def calibration_says(summary: Summary) -> list[str]:
+    """What a forecast foretold against what happened, in sentences; none without a forecast of any pair."""
+    found = summary.get("calibration")
+    if not found or not found["chosen"]["pairs"]:
+        return []
+    chosen = found["chosen"]
+    share = chosen["displaced"]
+    foretold = share["probability"] if share["probability"] is not None else share["forecast"]
+    says = [
+        f"The forecast had {percent(foretold)} of {counted(chosen['pairs'], 'chosen response')} lose probability; "
+        f"{percent(share['realised']['value'])} did{_within(share['realised'], 'percent')}."
+    ]
+    means = [(side, found[side]["mean"]) for side in ("chosen", "rejected") if found[side]["pairs"]]
+    said = ", ".join(f"{signed(mean['forecast'])} for a {side} response" for side, mean in means)
+    fact = ", ".join(signed(mean["realised"]["value"]) for _, mean in means)
+    says.append(f"Mean changes, in nats: {said} foretold; {fact} in fact.")
+    area = (summary.get("prediction") or {}).get("predictors", {}).get("forecast_chosen", {}).get("auc")
+    named = (("slope", chosen["slope"]), ("Spearman", chosen["spearman"]), ("AUC", area))
+    if skill := [
+        f"{name} {number(one['value'])}{_within(one)}" for name, one in named if one and one["value"] is not None
+    ]:
+        says.append(
+            f"Chosen responses, fact on forecast: {', '.join(skill)}. A slope of 1: neither over- nor understated."
+        )
+    if not found["look"]:
+        says.append("The forecast was made without a look: it ranks, and its shares and means are a straight line's.")
+    return says
 
 
 def is_baseline(found: Mapping[str, Any]) -> bool:

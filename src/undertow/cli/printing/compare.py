@@ -51,6 +51,10 @@ def _moves(console: Console, out: Path, summary: Mapping[str, Any]) -> None:
     _worst(console, out)
     if summary["prediction"]:
         _prediction(console, summary["prediction"])
+    if sentences := words.calibration_says(summary):
+        console.print("\nForecast and fact", style="italic", markup=False)
+        for sentence in sentences:
+            _say(console, sentence)
     _continuations(console, answers[len(changed) :])
 
 

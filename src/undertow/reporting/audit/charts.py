@@ -14,6 +14,7 @@ import altair as alt
 import numpy as np
 from numpy.typing import NDArray
 
+from undertow.maths.statistics import equal_groups
 from undertow.reporting.page import theme
 from undertow.reporting.page.ticks import WHOLE, number_format
 from undertow.wording.names import CASE_LABELS
@@ -149,9 +150,8 @@ def sample(count: int) -> NDArray[np.intp]:
 
 def stripes(x: Vector, y: Vector) -> list[tuple[float, float]]:
     """Medians of ``x`` and ``y`` over stripes of ``x`` with about equally many pairs each."""
-    order = np.argsort(x, kind="stable")
-    parts = np.array_split(order, min(STRIPES, max(len(x) // 5, 1)))
-    found = {float(np.median(x[part])): float(np.median(y[part])) for part in parts if len(part)}
+    parts = equal_groups(x, most=STRIPES, least=5)
+    found = {float(np.median(x[part])): float(np.median(y[part])) for part in parts}
     return sorted(found.items())
 
 

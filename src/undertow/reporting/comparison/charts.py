@@ -5,15 +5,16 @@ Each function takes columns as numpy vectors, one value a pair, and bins or samp
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import altair as alt
 import numpy as np
 from numpy.typing import NDArray
 
+from undertow.maths.statistics import equal_groups
 from undertow.reporting.page import theme
-from undertow.reporting.page.panels import beside, panels
+from undertow.reporting.page.panels import LEFT, beside, panels
 from undertow.reporting.page.ticks import WHOLE, number_format
 
 Vector = NDArray[np.float64]
@@ -28,6 +29,7 @@ _EQUAL = 1e-9
 """Numbers that differ by less than this part of themselves are drawn as one."""
 OUTER = 0.005
 """The share of pairs at each end that maps and histograms draw at their edge."""
+_FELL = {"forecast": "foretold to fall", "realised": "fell"}
 
 
 def before_after(
@@ -59,15 +61,8 @@ def before_after(
             for side, (before, after) in sides.items()
             for row, old, new in zip(rows.tolist(), before.tolist(), after.tolist(), strict=True)
         ]
-        drawn = (
-            alt.Chart(_data(points))
-            .mark_point(filled=True, size=44 if len(rows) < 200 else 22, opacity=0.6)
-            .encode(
-                x=x,
-                y=y,
-                color=colour,
-                tooltip=["row:Q", _tip("x", "before"), _tip("y", "after"), _tip("change", "change")],
-            )
+        drawn = _dots_of_pairs(
+            points, x, y, colour, [_tip("x", "before"), _tip("y", "after"), _tip("change", "change")]
         )
     line = (
         alt.Chart()
@@ -179,6 +174,70 @@ def predicted(
     )
 
 
+def calibration(
+    points: Mapping[str, tuple[Vector, Vector]],
+    bins: Mapping[str, Sequence[Row]],
+    rows: NDArray[np.int64],
+    *,
+    narrow: bool = False,
+) -> alt.TopLevelMixin:
+    """What happened against what a forecast foretold, both in nats: a panel for each side, on a scale of its own.
+
+    Args:
+        points: by side, the change foretold (NaN where none was) and the one that happened; of none where the single
+            pairs' are not known any more.
+        bins: by side, means of groups of pairs: ``forecast``, ``realised``, ``pairs`` and ``displaced``.
+        rows: the pairs' rows, for the tooltip.
+        narrow: for a phone.
+    """
+    none = np.array([])
+    drawn = [_foretold(side, points.get(side, (none, none)), groups, rows) for side, groups in bins.items()]
+    return beside(drawn, narrow=narrow, left=LEFT)
+
+
+def _foretold(side: str, points: tuple[Vector, Vector], groups: Sequence[Row], rows: NDArray[np.int64]) -> Any:
+    known = np.flatnonzero(np.isfinite(points[0]))
+    foretold, fact = (values[known] for values in points)
+    means = np.array([[one["forecast"], one["realised"]] for one in groups])
+    low, high = _range(np.concatenate([foretold, fact, means.ravel()]))
+    scale = alt.Scale(domain=[low, high], nice=False, zero=False)
+    axis = alt.Axis(tickCount=5, grid=False, **number_format(low, high))
+    x = alt.X("x:Q", title="foretold (nats)", scale=scale, axis=axis)
+    y = alt.Y("y:Q", title="what happened (nats)", scale=scale, axis=axis)
+    colour = alt.Color("side:N", legend=None, scale=_scale([side]))
+    layers = []
+    if len(known) > POINTS:
+        cells = [{"side": side, **cell} for cell in heat(foretold, fact, (low, high), (low, high))]
+        layers.append(_heat(cells, x, y, "foretold", "happened", colour))
+    elif len(known):
+        dots = [
+            {"side": side, "row": int(row), "x": said, "y": moved}
+            for row, said, moved in zip(rows[known], foretold.tolist(), fact.tolist(), strict=True)
+        ]
+        layers.append(_dots_of_pairs(dots, x, y, colour, [_tip("x", "foretold"), _tip("y", "happened")]))
+    if low < 0 < high:
+        zero = alt.Chart(_data([{}])).mark_rule(color=theme.LINE)
+        layers = [zero.encode(x=alt.datum(0)), zero.encode(y=alt.datum(0)), *layers]
+    diagonal = alt.Chart(_data([{}])).mark_rule(color=theme.SOFT, strokeDash=[4, 3])
+    layers.append(diagonal.encode(x=alt.datum(low), x2=alt.datum(high), y=alt.datum(low), y2=alt.datum(high)))
+    shares = [alt.Tooltip(f"{name}:Q", title=title, format=".0%") for name, title in _FELL.items()]
+    data = [
+        {
+            "x": one["forecast"],
+            "y": one["realised"],
+            "pairs": one["pairs"],
+            **{name: one["displaced"][name] for name in _FELL},
+        }
+        for one in groups
+    ]
+    line = (
+        alt.Chart(_data(data))
+        .mark_line(color=theme.FOURTH, strokeWidth=2.5, point=alt.OverlayMarkDef(size=50, color=theme.FOURTH))
+        .encode(x=x, y=y, tooltip=["pairs:Q", _tip("x", "foretold"), _tip("y", "happened"), *shares])
+    )
+    return alt.layer(*layers, line).properties(height=280, title=side)
+
+
 def skill(found: Sequence[Row], *, narrow: bool = False) -> alt.TopLevelMixin:
     """Each predictor's rank correlation and area under the curve, with their 95% intervals; guessing is marked.
 
@@ -257,10 +316,21 @@ def group_medians(rank: Vector, change: Vector, groups: int = 10) -> list[dict[s
     """Medians of equal groups by rank; none where the groups would have fewer than five pairs."""
     if len(rank) < 5 * groups:
         return []
-    order = np.argsort(rank, kind="stable")
-    return [
-        {"x": float(rank[part].mean()), "y": float(np.median(change[part]))} for part in np.array_split(order, groups)
-    ]
+    parts = equal_groups(rank, most=groups)
+    return [{"x": float(rank[part].mean()), "y": float(np.median(change[part]))} for part in parts]
+
+
+def _dots_of_pairs(
+    points: Sequence[Row], x: alt.X, y: alt.Y, colour: alt.Color, tips: Sequence[alt.Tooltip]
+) -> alt.Chart:
+    """A point a response, smaller where there are many of a side."""
+    sides = {point["side"] for point in points}
+    chart: alt.Chart = (
+        alt.Chart(_data(points))
+        .mark_point(filled=True, size=44 if len(points) < 200 * len(sides) else 22, opacity=0.6)
+        .encode(x=x, y=y, color=colour, tooltip=["row:Q", *tips])
+    )
+    return chart
 
 
 def _heat(cells: Sequence[Row], x: alt.X, y: alt.Y, across: str, up: str, colour: alt.Color) -> alt.Chart:
@@ -301,7 +371,7 @@ def _range(values: Vector) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _scale(names: Mapping[str, object]) -> alt.Scale:
+def _scale(names: Iterable[str]) -> alt.Scale:
     return alt.Scale(domain=[*names], range=[COLOURS[name] for name in names])
 
 

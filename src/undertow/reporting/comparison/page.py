@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from undertow.comparing.calibration import SIDES
 from undertow.reporting.comparison import charts
 from undertow.reporting.comparison.reading import (
     ComparisonRun,
-    predictor_values,
+    Predicted,
     read_comparison_run,
+    read_predicted,
     skills,
     worst_pairs,
 )
@@ -27,7 +29,6 @@ __all__ = ["cards", "comparison_figures", "figures", "masses_table", "report", "
 Vector = NDArray[np.float64]
 
 TOKENS = 15
-SIDES = ("chosen", "rejected")
 
 
 def report(folder: str | Path, *, pairs_url: str | None = None) -> str:
@@ -39,12 +40,12 @@ def report(folder: str | Path, *, pairs_url: str | None = None) -> str:
     run = read_comparison_run(folder)
     summary = run.summary
     still = words.nothing_moved(summary)
-    predictions, without = ({}, None) if still else predictor_values(run)
+    predicted = Predicted() if still else read_predicted(run)
     return render(
         "comparison.html.j2",
         title=f"Comparison: {run.folder.resolve().name}",
         pairs_url=pairs_url,
-        figures=[] if still else list(comparison_figures(run, predictions)),
+        figures=[] if still else list(comparison_figures(run, predicted)),
         headline=words.headline(summary),
         strong=percent(summary["means"]["displaced"]["value"]),
         still=still,
@@ -53,7 +54,7 @@ def report(folder: str | Path, *, pairs_url: str | None = None) -> str:
         answers=words.changed_answers(summary["continuations"]),
         summary=summary,
         cards=[] if still else cards(summary),
-        without=without,
+        without=predicted.without,
         masses=None if still else masses_table(summary),
         worst=[] if still else worst_pairs(run),
         settings=flat(summary["arguments"]),
@@ -69,7 +70,7 @@ def figures(folder: str | Path) -> tuple[Figure, ...]:
     run = read_comparison_run(folder)
     if words.nothing_moved(run.summary):
         return ()
-    return tuple(comparison_figures(run, predictor_values(run)[0]))
+    return tuple(comparison_figures(run, read_predicted(run)))
 
 
 def cards(summary: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -94,7 +95,7 @@ def cards(summary: Mapping[str, Any]) -> list[dict[str, str]]:
     ]
 
 
-def comparison_figures(run: ComparisonRun, predictions: Mapping[str, Vector]) -> Iterator[Figure]:
+def comparison_figures(run: ComparisonRun, predicted: Predicted) -> Iterator[Figure]:
     """The charts that the comparison has the numbers for."""
     if not run.pairs:
         return
@@ -127,7 +128,9 @@ def comparison_figures(run: ComparisonRun, predictions: Mapping[str, Vector]) ->
         )
         wide, narrow = (charts.skill(skilled, narrow=narrow) for narrow in (False, True))
         yield Figure("skill", "Did the audit predict it?", wide, says, narrow=narrow, numbers=_skill_numbers(skilled))
-    if predictions:
+    if calibration := run.summary.get("calibration"):
+        yield from _calibration(run, calibration, predicted)
+    if predictions := predicted.scores:
         shown = "" if run.pairs <= charts.POINTS // len(predictions) else " A sample of the pairs is drawn."
         says = (
             "Across: how strongly a score said that the chosen response would fall, by rank; up: what its "
@@ -150,6 +153,30 @@ def comparison_figures(run: ComparisonRun, predictions: Mapping[str, Vector]) ->
         says = f"Where the responses part, {most['token']} gained most: {number(most['mean_increase'])} on average."
         numbers = [["token", "mean increase", "in the top 3 of so many pairs"], *(list(one.values()) for one in tokens)]
         yield Figure("gained", "Where the probability went", charts.gained(tokens), says, numbers=numbers)
+
+
+def _calibration(run: ComparisonRun, calibration: Mapping[str, Any], predicted: Predicted) -> Iterator[Figure]:
+    """The nats that a forecast foretold against those that happened."""
+    bins = {side: calibration[side]["bins"] for side in SIDES if calibration[side]["bins"]}
+    if not bins:
+        return
+    points = {side: (predicted.forecast[side], run.columns[f"dlogp_{side}"]) for side in bins if predicted.forecast}
+    wide, narrow = (charts.calibration(points, bins, run.rows, narrow=narrow) for narrow in (False, True))
+    says = " ".join(words.calibration_says(run.summary)) + (
+        " On the dashed diagonal what was foretold happened; the line joins the means of groups of equally many pairs."
+    )
+    header = ["responses", "pairs", "foretold", "happened", "foretold to fall", "fell"]
+    cells = [
+        [
+            side,
+            number(one["pairs"]),
+            *(signed(one[when]) for when in ("forecast", "realised")),
+            *(percent(one["displaced"][when]) for when in ("forecast", "realised")),
+        ]
+        for side, groups in bins.items()
+        for one in groups
+    ]
+    yield Figure("calibration", "Forecast and fact", wide, says + _edges(run), narrow=narrow, numbers=[header, *cells])
 
 
 def _skill_numbers(skilled: Sequence[Mapping[str, Any]]) -> list[list[str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,17 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
+from undertow.comparing.calibration import SIDES
 from undertow.comparing.continuations import worst
 from undertow.comparing.folder import PAIRS, CompareFolder
 from undertow.comparing.pairs import DIVERGENCES, NUMBERS
-from undertow.comparing.prediction import Predictions, joined, read_predictions, rising
+from undertow.comparing.prediction import Predictions, placed, read_predictions, rising
 from undertow.errors import InputError
 from undertow.runs.texts import PAIR_TEXTS, read_texts
 from undertow.wording.comparison import answer_changed
 from undertow.wording.numbers import signed
 
-__all__ = ["ComparisonRun", "predictor_values", "read_comparison_run", "skills", "worst_pairs"]
+__all__ = ["ComparisonRun", "Predicted", "read_comparison_run", "read_predicted", "skills", "worst_pairs"]
 
 Vector = NDArray[np.float64]
 
@@ -59,34 +60,49 @@ def read_comparison_run(folder: str | Path) -> ComparisonRun:
     )
 
 
-def predictor_values(run: ComparisonRun) -> tuple[dict[str, Vector], str | None]:
-    """Each predictor's values for the pairs, higher where a score says that the response falls; or why there are none.
+@dataclass(frozen=True, slots=True, eq=False)
+class Predicted:
+    """What was predicted of each pair, one value a pair, NaN where nothing was.
 
-    The comparison keeps how well the scores predicted, not the scores: these are read where they still stand.
+    Attributes:
+        scores: each predictor's values, the best first, higher where it says that the response falls.
+        forecast: the changes that a forecast foretold, in nats, of the ``chosen`` and of the ``rejected`` responses.
+        without: why there is none of it, where scores were given.
     """
+
+    scores: Mapping[str, Vector] = field(default_factory=dict)
+    forecast: Mapping[str, Vector] = field(default_factory=dict)
+    without: str | None = None
+
+
+def read_predicted(run: ComparisonRun) -> Predicted:
+    """The predictions of the pairs, from where the scores still stand: the comparison keeps how well they predicted."""
     folders = run.summary["arguments"].get("scores")
     if not folders or not run.pairs:
-        return {}, None
+        return Predicted()
     try:
         scores = read_predictions(folders)
         if scores.fingerprint == run.summary["fingerprints"]["scores"]:
-            return falling(scores, run), None
+            return _of_pairs(scores, run)
     except InputError:
         pass  # they were moved, or are those of other data by now
     shown = ", ".join(map(str, folders))
-    return {}, f"The scores are not at {shown} any more, so that single pairs' predictions are not shown."
+    why = f"The scores are not at {shown} any more, so that single pairs' predictions are not shown."
+    return Predicted(without=why)
 
 
-def falling(scores: Predictions, run: ComparisonRun) -> dict[str, Vector]:
-    """The predictors in the order of their correlation, turned so that a higher value says: this response falls."""
+def _of_pairs(scores: Predictions, run: ComparisonRun) -> Predicted:
     ids = CompareFolder(run.folder).table(["row", "pair_id"])
-    ids = ids.filter(pa.array(np.isin(ids["row"].to_numpy(), run.rows)))
-    index = joined(scores, run.rows, np.array(ids["pair_id"].to_pylist(), dtype=np.str_))
-    found = {}
-    for row in skills(run.summary):
-        values = -rising(row["score"], scores.values[row["score"]])
-        found[row["score"]] = np.where(index >= 0, values[np.maximum(index, 0)], np.nan)
-    return found
+    index = scores.index_of(ids.filter(pa.array(np.isin(ids["row"].to_numpy(), run.rows))))
+    names = [row["score"] for row in skills(run.summary)]
+    return Predicted(
+        {name: -placed(rising(name, scores.values[name]), index) for name in names},
+        {
+            side: placed(scores.forecast[name], index)
+            for side in SIDES
+            if (name := f"forecast_{side}") in scores.forecast
+        },
+    )
 
 
 def skills(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
