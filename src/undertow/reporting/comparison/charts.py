@@ -190,12 +190,14 @@ def calibration(
         rows: the pairs' rows, for the tooltip.
         narrow: for a phone.
     """
-    none = np.array([])
-    drawn = [_foretold(side, points.get(side, (none, none)), groups, rows) for side, groups in bins.items()]
+    none, colours = np.array([]), _scale(bins)
+    drawn = [_foretold(side, points.get(side, (none, none)), groups, rows, colours) for side, groups in bins.items()]
     return beside(drawn, narrow=narrow, left=LEFT)
 
 
-def _foretold(side: str, points: tuple[Vector, Vector], groups: Sequence[Row], rows: NDArray[np.int64]) -> Any:
+def _foretold(
+    side: str, points: tuple[Vector, Vector], groups: Sequence[Row], rows: NDArray[np.int64], colours: alt.Scale
+) -> Any:
     known = np.flatnonzero(np.isfinite(points[0]))
     foretold, fact = (values[known] for values in points)
     means = np.array([[one["forecast"], one["realised"]] for one in groups])
@@ -204,7 +206,7 @@ def _foretold(side: str, points: tuple[Vector, Vector], groups: Sequence[Row], r
     axis = alt.Axis(tickCount=5, grid=False, **number_format(low, high))
     x = alt.X("x:Q", title="foretold (nats)", scale=scale, axis=axis)
     y = alt.Y("y:Q", title="what happened (nats)", scale=scale, axis=axis)
-    colour = alt.Color("side:N", legend=None, scale=_scale([side]))
+    colour = alt.Color("side:N", legend=None, scale=colours)
     layers = []
     if len(known) > POINTS:
         cells = [{"side": side, **cell} for cell in heat(foretold, fact, (low, high), (low, high))]
@@ -235,7 +237,7 @@ def _foretold(side: str, points: tuple[Vector, Vector], groups: Sequence[Row], r
         .mark_line(color=theme.FOURTH, strokeWidth=2.5, point=alt.OverlayMarkDef(size=50, color=theme.FOURTH))
         .encode(x=x, y=y, tooltip=["pairs:Q", _tip("x", "foretold"), _tip("y", "happened"), *shares])
     )
-    return alt.layer(*layers, line).properties(height=280, title=side)
+    return alt.layer(*layers, line).properties(height=280, title=alt.TitleParams(side, frame="group", fontSize=12))
 
 
 def skill(found: Sequence[Row], *, narrow: bool = False) -> alt.TopLevelMixin:
