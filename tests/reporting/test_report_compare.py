@@ -17,13 +17,13 @@ from hypothesis.extra.numpy import arrays
 from scipy.stats import rankdata, spearmanr
 
 from command import run, some_rows
-from run_folders import audited, compared, made, rows_drawn, trained
+from run_folders import audited, compared, forecast_beside, made, rows_drawn, trained
 from undertow.comparing.folder import read_comparison
 from undertow.errors import DataError
-from undertow.reporting.comparison.charts import POINTS, group_medians, heat, moves, predicted, ranks
+from undertow.reporting.comparison.charts import POINTS, calibration, group_medians, heat, moves, predicted, ranks
 from undertow.reporting.comparison.page import cards, figures, masses_table, report, tokens_gained
 from undertow.reporting.comparison.reading import read_comparison_run, worst_pairs
-from undertow.wording.comparison import VERDICTS, detail, headline, nothing_moved
+from undertow.wording.comparison import VERDICTS, calibration_says, detail, headline, nothing_moved
 from undertow.wording.numbers import number, percent, signed
 
 HOSTILE = "</script><script>alert(1)</script> {{ 7 * 7 }} \x1b[31mred\u202e"
@@ -101,6 +101,54 @@ def test_the_predictions_drawn_have_the_correlation_told(folder: Path) -> None:
     skill = by_name(folder)["skill"]
     assert next(row["value"] for row in rows_drawn(skill.chart) if row.get("score") == "ln_ches") == told["ln_ches"]
     assert f"ln_ches {number(told['ln_ches'])}," in skill.says
+
+
+@pytest.fixture(scope="module")
+def foretold(made_here: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pa.Table]:
+    """A comparison with a forecast beside the scores, and that forecast; every third pair has none."""
+    data, before, after, scores = made_here.values()
+    folder = tmp_path_factory.mktemp("foretold")
+    both, found = forecast_beside(scores, folder / "scores")
+    return compared(data, before, after, folder / "moved", scores=(str(both),)), found
+
+
+def test_the_forecast_is_drawn_against_fact(foretold: tuple[Path, pa.Table]) -> None:
+    folder, found = foretold
+    table, summary = read_comparison(folder)
+    figure = by_name(folder)["calibration"]
+    for chart in (figure.chart, figure.narrow):
+        chart.to_dict(validate=True)
+        rows = rows_drawn(chart)
+        for side in ("chosen", "rejected"):
+            drawn = [(row["row"], row["x"], row["y"]) for row in rows if row.get("side") == side]
+            columns = (table["row"], found[f"forecast_{side}"], table[f"dlogp_{side}"])
+            said = zip(*(column.to_pylist() for column in columns), strict=True)
+            assert drawn == [point for point in said if point[1] is not None]
+        lines = [(row["x"], row["y"], row["pairs"]) for row in rows if "pairs" in row]
+        bins = [one for side in ("chosen", "rejected") for one in summary["calibration"][side]["bins"]]
+        assert lines == [(one["forecast"], one["realised"], one["pairs"]) for one in bins]
+    assert [row[:2] for row in figure.numbers[1:]] == [
+        [side, str(one["pairs"])] for side in ("chosen", "rejected") for one in summary["calibration"][side]["bins"]
+    ]
+    assert " ".join(calibration_says(summary)) in figure.says
+    assert 'id="calibration"' in report(folder)
+
+
+def test_the_bins_of_a_forecast_that_is_gone_are_drawn_still(foretold: tuple[Path, pa.Table], tmp_path: Path) -> None:
+    folder = shutil.copytree(foretold[0], tmp_path / "moved")
+    arguments = read_comparison(folder)[1]["arguments"]
+    change(folder, arguments=arguments | {"scores": [str(tmp_path / "gone")]})
+    rows = rows_drawn(by_name(folder)["calibration"].chart)
+    assert not [row for row in rows if "row" in row]
+    assert [row for row in rows if "pairs" in row]
+
+
+def test_a_forecast_of_many_pairs_is_a_map_of_counts() -> None:
+    said = np.random.default_rng(0).normal(size=POINTS + 1)
+    bins = [{"forecast": 0.0, "realised": 0.1, "pairs": 7, "displaced": {"forecast": 0.5, "realised": 0.4}}]
+    chart = calibration({"chosen": (said, said / 2)}, {"chosen": bins}, np.arange(POINTS + 1))
+    cells = [row for row in rows_drawn(chart) if "x2" in row]
+    assert sum(cell["pairs"] for cell in cells) == POINTS + 1
 
 
 def test_scores_that_are_gone_are_told_and_not_drawn(copied: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 import undertow as ut
 from command import run
-from run_folders import audited, forecast_beside, made
+from run_folders import audited, forecast, forecast_beside, made
 from undertow.scoring.columns import FORECAST_COLUMNS
 
 
@@ -25,11 +25,11 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
 
 def test_scores_are_read_with_the_forecast_that_stands_beside_them(scored, tmp_path: Path) -> None:
     _, _, scores = scored
-    folder, forecast = forecast_beside(scores, tmp_path / "both")
+    folder, foretold = forecast_beside(scores, tmp_path / "both")
     table = ut.read_scores(folder)
     assert table.column_names == [*ut.read_scores(scores).column_names, *FORECAST_COLUMNS, "push:refusals"]
     for name in FORECAST_COLUMNS:
-        assert table[name].to_pylist() == forecast[name].to_pylist()
+        assert table[name].to_pylist() == foretold[name].to_pylist()
     assert ut.read_scores(folder, ["push"]).column_names == ["push"]
 
 
@@ -40,9 +40,9 @@ def test_an_unfinished_forecast_is_not_read(scored, tmp_path: Path) -> None:
 
 
 def test_a_forecast_of_other_pairs_is_refused(scored, tmp_path: Path) -> None:
-    folder, forecast = forecast_beside(scored[2], tmp_path / "both")
-    ids = ["0" * 16, *forecast["pair_id"].to_pylist()[1:]]
-    pq.write_table(forecast.set_column(1, "pair_id", pa.array(ids)), folder / "forecast.parquet")
+    folder, foretold = forecast_beside(scored[2], tmp_path / "both")
+    ids = ["0" * 16, *foretold["pair_id"].to_pylist()[1:]]
+    pq.write_table(foretold.set_column(1, "pair_id", pa.array(ids)), folder / "forecast.parquet")
     with pytest.raises(ut.DataError, match=r"forecast\.parquet is of other pairs.*undertow forecast"):
         ut.read_scores(folder)
 
@@ -60,11 +60,11 @@ def test_what_a_forecast_would_add_is_said_where_it_is_not_there(capsys, scored,
 @pytest.mark.parametrize("by", ["push", "forecast_chosen", "push:refusals"])
 def test_pairs_are_filtered_by_the_forecast(capsys, scored, tmp_path: Path, by: str) -> None:
     data, _, scores = scored
-    folder, forecast = forecast_beside(scores, tmp_path / "both")
+    folder, foretold = forecast_beside(scores, tmp_path / "both")
     kept = tmp_path / "kept.jsonl"
     code, _, err = run(capsys, "filter", data, "--scores", folder, "--by", by, "--drop-lowest", 2, "--out", kept)
     assert code == 0, err
-    values = np.array([np.inf if value is None else value for value in forecast[by].to_pylist()])
+    values = np.array([np.inf if value is None else value for value in foretold[by].to_pylist()])
     lowest = set(np.argsort(values)[:2])
     lines = data.read_text().splitlines()
     assert kept.read_text().splitlines() == [line for n, line in enumerate(lines) if n not in lowest]
@@ -73,9 +73,9 @@ def test_pairs_are_filtered_by_the_forecast(capsys, scored, tmp_path: Path, by: 
 def test_pairs_without_a_forecast_are_in_no_share(capsys, scored, tmp_path: Path) -> None:
     """`keep` does not take them, and half of the 16 pairs that have one are 8."""
     data, _, scores = scored
-    folder, forecast = forecast_beside(scores, tmp_path / "both")
-    known = [n for n, value in enumerate(forecast["push"].to_pylist()) if value is not None]
-    best = sorted(known, key=lambda n: -forecast["push"][n].as_py())[:8]
+    folder, foretold = forecast_beside(scores, tmp_path / "both")
+    known = [n for n, value in enumerate(foretold["push"].to_pylist()) if value is not None]
+    best = sorted(known, key=lambda n: -foretold["push"][n].as_py())[:8]
     kept = tmp_path / "kept.jsonl"
     options = ["--scores", folder, "--by", "push", "--keep-highest", "50%", "--out", kept]
     code, _, err = run(capsys, "filter", data, *options)
@@ -100,7 +100,8 @@ def again(folder: Path, data: Path, model: Path) -> list[object]:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*forecast*") if path.is_file()}
+    paths = [*folder.glob("*forecast.*"), *(folder / "forecast").rglob("*")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths if path.is_file()}
 
 
 def test_other_scores_in_the_folder_clear_the_forecast(capsys, scored, tmp_path: Path) -> None:
@@ -131,11 +132,13 @@ def test_a_folder_that_is_only_called_forecast_stays(capsys, scored, tmp_path: P
 
 
 def test_the_same_audit_again_keeps_the_forecast(capsys, scored, tmp_path: Path) -> None:
-    data, model, scores = scored
-    folder, forecast = forecast_beside(scores, tmp_path / "both")
-    before = files_of(folder)
-    code, _, err = run(capsys, *again(folder, data, model))
+    data, model, _ = scored
+    folder = forecast(data, model, tmp_path / "both", look=False, run={"max_steps": 2})
+    before, pushes = files_of(folder), ut.read_scores(folder)["push"].to_pylist()
+    assert {"forecast.json", "forecast.parquet", "forecast/scaling.safetensors"} <= before.keys()
+    options = ["--max-length", 400, "--dtype", "float32"]
+    code, _, err = run(capsys, "audit", data, "--model", model, *options, "--out", folder)
     assert code == 0, err
     assert "finished already" in err
     assert files_of(folder) == before
-    assert ut.read_scores(folder)["push"].to_pylist() == forecast["push"].to_pylist()
+    assert ut.read_scores(folder)["push"].to_pylist() == pushes
