@@ -56,8 +56,8 @@ def test_inner_products_are_the_exact_ones_within_the_sketchs_error(family: str,
 
 
 def within(found: Tensor, exact: Tensor, error: float) -> None:
-    """Products by seed, ``[seeds, r, s]``, are the exact ones but for a noise of that size, relative to the norms; their
-    mean over the seeds is nearer by as much as chance makes it, so that nothing is left of the noise in the limit."""
+    """Products by seed, ``[seeds, r, s]``, are the exact ones but for a noise of that size, relative to the norms;
+    their mean over the seeds is nearer by as much as chance makes it, so that nothing is left of the noise in the limit."""
     norms = exact.diagonal().sqrt()
     errors = (found - exact) / torch.outer(norms, norms) / error
     assert errors.std() > 0.5, "a sketch is no exact product"
@@ -149,8 +149,8 @@ def test_a_quarter_of_a_large_matrixs_rows_counts_fourfold() -> None:
 
 
 def test_a_heavy_column_of_a_wide_layer_asks_for_a_prime() -> None:
-    """Of 4,096 inputs one is large for every token, as in real models. A power of two folds its column into 32 sums, and
-    two unlike gradients seem alike by chance; a prime spreads it over all."""
+    """Of 4,096 inputs one is large for every token, as in real models. A power of two folds its column into 32 sums,
+    and two unlike gradients seem alike by chance; a prime spreads it over all."""
     rows, width, seeds = 512, 4096, 6
     draw = torch.Generator().manual_seed(0)
     right = torch.randn(4, width, generator=draw)

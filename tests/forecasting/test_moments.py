@@ -47,7 +47,7 @@ def by_hand(
     """Norms of the minibatches' gradients, ``V``, and the mean square, from each response's own gradient."""
     rows = gradients(engine, responses_of(pairs))
     logps, reference = (value.clone().requires_grad_(True) for value in starts(engine, pairs))
-    norms, moments, squares = [], {name: 0.0 for name in engine.parameters}, []
+    norms, moments, squares = [], dict.fromkeys(engine.parameters, 0.0), []
     for step in steps:
         some = torch.from_numpy(step.pairs)
         batch = ut.losses.Logps(
