@@ -56,8 +56,10 @@ def test_inner_products_are_the_exact_ones_within_the_sketchs_error(family: str,
 
 
 def within(found: Tensor, exact: Tensor, error: float) -> None:
-    """Products by seed, ``[seeds, r, s]``, are the exact ones but for a noise of that size, relative to the norms;
-    their mean over the seeds is nearer by as much as chance makes it, so that nothing is left of the noise in the limit."""
+    """Products by seed, ``[seeds, r, s]``, are the exact ones but for a noise of that size relative to the norms.
+
+    Their mean over the seeds is nearer by as much as chance makes it: nothing is left of the noise in the limit.
+    """
     norms = exact.diagonal().sqrt()
     errors = (found - exact) / torch.outer(norms, norms) / error
     assert errors.std() > 0.5, "a sketch is no exact product"
