@@ -16,7 +16,7 @@ from undertow.runs.settings import LossSettings
 from undertow.training.order import learning_rates, training_steps
 from undertow.training.settings import TrainSettings
 
-PAIRS, HELD, TEXTS, ENTRIES, SQUARE = 13, 2, 3, 50, 0.7
+PAIRS, HELD, TEXTS, ENTRIES, SQUARE = 16, 2, 3, 50, 0.7
 ROWS = 2 * (PAIRS + HELD) + TEXTS
 CLIP, NO_CLIP = 0.15, 1e9
 
@@ -49,7 +49,7 @@ def study(optimiser: str, sample: list[int] | None = None, *, length: float = 0.
 
 
 def run_of(**options: Any) -> TrainSettings:
-    """Two epochs of uneven steps, with a warm-up: four batches of three pairs and one of one, two batches a step."""
+    """Two epochs of uneven steps, with a warm-up: two batches a step, of three pairs, and the last of one, which counts more."""
     plain = {
         "lr": 0.03, "batch_size": 3, "accumulate": 2, "epochs": 2.0, "warmup_steps": 2, "schedule": "linear", "seed": 4,
         "max_grad_norm": CLIP,
@@ -143,7 +143,7 @@ def check(settings: TrainSettings, sample: list[int] | None = None, kept: list[i
         kept[at]: number for number, step in reversed([*enumerate(expected["steps"], 1)]) for at in step.pairs.tolist()
     }
     assert found.first_step.tolist() == [first.get(pair, 0) for pair in range(PAIRS)]
-    assert found.linear.abs().max() > 0.5, "the run goes far"
+    assert found.linear.abs().max() > 0.3, "the run goes far"
     return found, expected
 
 
