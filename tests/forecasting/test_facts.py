@@ -32,7 +32,7 @@ TEXTS = [
 RUNS: dict[str, dict[str, Any]] = {
     "rmsprop, two epochs, two batches a step": {"lr": 3e-5, "epochs": 2.0, "max_steps": 0, "accumulate": 2},
     "adamw, clipped": {"optimiser": "adamw", "lr": 3e-5, "max_grad_norm": 0.5, "schedule": "cosine"},
-    "sgd, warm-up": {"optimiser": "sgd", "lr": 5e-3, "max_grad_norm": 1e9, "warmup_steps": 2},
+    "sgd, clipped, warm-up": {"optimiser": "sgd", "lr": 2e-2, "max_grad_norm": 1.0, "warmup_steps": 2},
     "adapter, rmsprop, clipped": {"lora_r": 4, "lr": 1e-4, "max_grad_norm": 0.5},
 }
 

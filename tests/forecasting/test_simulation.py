@@ -248,6 +248,14 @@ def test_an_unknown_order_is_the_mean_over_orders() -> None:
     assert found.curve[-1].displaced == pytest.approx(float(falls[:, 0 : 2 * PAIRS : 2].double().mean()))
 
 
+def test_one_order_drawn_is_as_unknown_as_many() -> None:
+    found = simulated(study("rmsprop"), run_of(), ALL, order="unknown", orders=1)
+    one = simulate_order(study("rmsprop"), run_of(), ALL, order="unknown", seed=run_of().seed)
+    assert torch.equal(found.changes, one.changes)
+    assert one.first_step.any()
+    assert not found.first_step.any(), "when a pair is trained is not known"
+
+
 @pytest.mark.parametrize(("optimiser", "lr"), [("rmsprop", 1e-3), ("adamw", 1e-2), ("sgd", 1.0)])
 def test_it_is_close_to_torchs_own_optimiser(optimiser: str, lr: float) -> None:
     """With V over all minibatches at the start; torch's running second moment is that of the gradients that come."""
