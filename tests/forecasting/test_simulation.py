@@ -49,7 +49,7 @@ def study(optimiser: str, sample: list[int] | None = None, *, length: float = 0.
 
 
 def run_of(**options: Any) -> TrainSettings:
-    """Two epochs of uneven steps, with a warm-up: two batches a step, of three pairs, and the last of one, which counts more."""
+    """Two epochs of uneven steps, with a warm-up: two batches a step, and a short one counts as much as a long one."""
     plain = {
         "lr": 0.03, "batch_size": 3, "accumulate": 2, "epochs": 2.0, "warmup_steps": 2, "schedule": "linear", "seed": 4,
         "max_grad_norm": CLIP,
