@@ -33,6 +33,7 @@ SERVER.set_forkserver_preload(
         "undertow.auditing.audit",
         "undertow.filtering.filter",
         "undertow.comparing.compare",
+        "undertow.forecasting.forecast",
         "undertow.cli.printing.audit",
     ]
 )

@@ -58,18 +58,18 @@ class Factor:
 
 
 def factors_of(
-    scaling: Mapping[str, Tensor], sketch: CountSketch, tokens: Mapping[str, Tensor], *, every_row: bool = False
+    scaling: Mapping[str, Tensor], sketch: CountSketch, standing_out: Mapping[str, Tensor], *, every_row: bool = False
 ) -> dict[str, Factor]:
     """The factors of all parameters.
 
     Of matrices of many rows a quarter counts, fourfold, and is drawn by hash: an inner product is a sum over some
     hundred thousand rows of a model, so that the error of the draw is of the order of the sketch's own, and half of the
-    work on a gradient is saved. Rows that stand out all count: in an embedding matrix those of the data's own tokens.
+    work on a gradient is saved. Rows that stand out all count: of embeddings those that the data's own tokens have.
 
     Args:
         scaling: ``P^½`` by parameter.
         sketch: whose signs.
-        tokens: of parameters that rows of tokens belong to: the numbers of those that occur.
+        standing_out: the numbers of such rows, of the parameters that have some.
         every_row: draw none.
     """
     found = {}
@@ -81,8 +81,8 @@ def factors_of(
                 [sketch.signs(f"{name} row {bit}", 0, height, device=scale.device) < 0 for bit in range(_HALVINGS)]
             ).all(0)
             always = torch.zeros_like(drawn)
-            if name in tokens:
-                always[tokens[name].to(always.device)] = True
+            if name in standing_out:
+                always[standing_out[name].to(always.device)] = True
             rows = torch.nonzero(drawn | always).flatten()
             stands_for = torch.where(always[rows], 1.0, 2.0 ** (_HALVINGS / 2))
             scale = scale[rows].float() * stands_for.unsqueeze(1)

@@ -152,7 +152,7 @@ def measured_features(
     done = sum(len(part) for index, part in enumerate(parts) if index not in set(waiting))
     watch.phase("gradient features", pairs=len(responses), tokens=sum(one.total for one in responses), done=done)
     if waiting:
-        factors = factors_of(scales, sketch, _tokens(engine.model, engine.parameters, responses))
+        factors = factors_of(scales, sketch, _standing_out(engine.model, engine.parameters, responses))
         for index in waiting:
             _measure(engine, folder, index, parts[index], factors, sketch, watch)
     found = kept_features(folder, len(responses), part_rows, size)
@@ -212,11 +212,21 @@ def _measure(
     folder.keep(folder.part(index), {"scaled": scaled, "largest": largest, "plain": plain, "logps": logps})
 
 
-def _tokens(model: Model, parameters: Mapping[str, nn.Parameter], responses: Sequence[Response]) -> dict[str, Tensor]:
-    """The tokens that occur, ascending, by the name of each trained matrix with a row a token."""
+def _standing_out(
+    model: Model, parameters: Mapping[str, nn.Parameter], responses: Sequence[Response]
+) -> dict[str, Tensor]:
+    """Rows that all responses have much of their gradient in, ascending, by the name of a trained embedding: of tokens
+    those that occur; of anything else, as GPT-2's positions, all, since only the first few have a gradient at all."""
     occurring = torch.tensor(sorted({token for one in responses for token in (*one.prompt, *one.tokens)}))
-    matrices = [module.weight for module in (model.hf.get_input_embeddings(), model.hf.get_output_embeddings())]
-    return {name: occurring for name, parameter in parameters.items() if any(parameter is one for one in matrices)}
+    of_tokens = [module.weight for module in (model.hf.get_input_embeddings(), model.hf.get_output_embeddings())]
+    embeddings = [module.weight for module in model.hf.modules() if isinstance(module, nn.Embedding)]
+    found = {}
+    for name, parameter in parameters.items():
+        if any(parameter is one for one in of_tokens):
+            found[name] = occurring
+        elif any(parameter is one for one in embeddings):
+            found[name] = torch.arange(len(parameter))
+    return found
 
 
 def _part(folder: ForecastFolder, index: int, rows: int, size: int) -> dict[str, Tensor] | None:

@@ -290,8 +290,6 @@ def mean_of(found: Sequence[Simulation]) -> Simulation:
         return torch.stack([get(one) for one in found]).mean(0)
 
     first = found[0]
-    if len(found) == 1:
-        return first
     points = []
     for same in zip(*(one.curve for one in found), strict=True):
         numbers = {name: float(np.mean([getattr(point, name) for point in same])) for name in CURVE_NUMBERS}
