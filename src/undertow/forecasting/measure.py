@@ -178,7 +178,9 @@ def kept_features(folder: ForecastFolder, rows: int, part_rows: int, size: int) 
     plain = torch.cat([found["plain"] for found in whole])
     logps = torch.cat([found["logps"] for found in whole])
     if rows <= LARGEST_KERNEL:
-        return Measured(Kernel.of(scaled), Kernel.of(plain), logps)
+        # In float32, as they are stored: simulations without a model then give the same numbers, to the last digit.
+        products, norms = (Kernel(Kernel.of(features).matrix.float()) for features in (scaled, plain))
+        return Measured(products, norms, logps)
     return Measured(Features(scaled), Features(plain), logps)
 
 
