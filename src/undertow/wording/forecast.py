@@ -93,13 +93,13 @@ def simulation_verdict(summary: Summary) -> Verdict:
         return found
     before = summary["forecast"]["all"]["displaced"]["value"]
     shares = f"{percent(before)} → {percent(everyone['displaced']['value'])}"
-    said = [f"Share displaced, as it was forecast and now: {shares}.", *found.sentences]
+    said = [f"Share displaced of all pairs, as it was forecast and now: {shares}."]
     if left_out:
         said.append(
-            f"{counted(left_out, 'pair')} of them {'is' if left_out == 1 else 'are'} not trained on. The curvature was "
-            "measured in a run that trained on all that was forecast: of pairs left out now, too many count as falling."
+            f"{counted(left_out, 'pair')} {'is' if left_out == 1 else 'are'} not trained on, and counted all the same; "
+            "of pairs that the forecast's own run trained on, too many count as falling when they are left out."
         )
-    return replace(found, sentences=tuple(said))
+    return replace(found, sentences=(*said, *found.sentences))
 
 
 def run_length(summary: Summary) -> str:
