@@ -23,7 +23,7 @@ from undertow.training.order import Step
 __all__ = ["LARGEST_KERNEL", "Engine", "measured_features", "minibatches", "scaling"]
 
 LARGEST_KERNEL = 8192
-"""Rows up to which inner products are a matrix (512 MB in float64); beyond, simulations run on the features."""
+"""Rows up to which inner products are a matrix (256 MB in float32); beyond, simulations run on the features."""
 
 
 @dataclass(slots=True)

@@ -97,7 +97,7 @@ def simulation_verdict(summary: Summary) -> Verdict:
     if left_out:
         said.append(
             f"{counted(left_out, 'pair')} {'is' if left_out == 1 else 'are'} not trained on, and counted all the same; "
-            "of pairs that the forecast's own run trained on, too many count as falling when they are left out."
+            "of pairs that the forecast's own run trained on, too many tend to count as falling when they are left out."
         )
     return replace(found, sentences=(*said, *found.sentences))
 
