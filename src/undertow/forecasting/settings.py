@@ -130,7 +130,7 @@ class ForecastSettings:
             close = nearest(unknown, [*own, *defaults])
             raise OptionError(
                 f"--{unknown.replace('_', '-')}: there is no such option."
-                + (f" Did you mean {close}?" if close else "")
+                + (f" Did you mean --{close.replace('_', '-')}?" if close else "")
             )
         bearing = {name: options.get(name, value) for name, value in defaults.items()}
         model, train = from_options(bearing, typed, recipe)
