@@ -108,9 +108,10 @@ def test_other_runs_are_simulated_from_the_folder(capsys, inputs, tmp_path: Path
     assert found == json.loads(json.dumps(ut.simulate(tmp_path / "out", beta=0.5, filter="push drop-lowest 2")))
     assert found["arguments"]["training"]["loss"] == "DPO(beta=0.5)"
     assert "left out" in out
-    code, _, err = run(capsys, "simulate", tmp_path / "out", "--optimiser", "sgd")
-    assert code == 2
-    assert "undertow forecast" in err
+    for option, value in (("optimiser", "sgd"), ("lora-r", 4), ("max-length", 9), ("model", "another"), ("texts", "f")):
+        code, out, err = run(capsys, "simulate", tmp_path / "out", f"--{option}", value)
+        assert (code, out) == (2, "")
+        assert f"--{option} {value} " in err.split("`undertow forecast ")[1].split("--out ANOTHER`")[0]
     code, _, err = run(capsys, "simulate", tmp_path / "nothing")
     assert code == 2
     assert "does not exist" in err

@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from run_folders import forecast, held_out, made, watched_texts
-from undertow.cli.printing.forecast import print_forecast
-from undertow.wording.forecast import forecast_verdict
+from undertow.cli.printing.forecast import print_forecast, print_simulation
+from undertow.forecasting.stored import simulate
+from undertow.wording.forecast import forecast_verdict, simulation_verdict
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +125,34 @@ def test_text_of_the_data_is_not_obeyed(inputs: tuple[Path, Path], say, tmp_path
     printed = say(out, 100)
     assert "[bold red]x[/]" in printed
     assert {one for one in printed if not one.isprintable()} <= {"\n"}
+
+
+def test_a_simulation_stands_beside_its_forecast(
+    inputs: tuple[Path, Path], capsys, monkeypatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    texts = {"held_out": str(held_out(tmp_path)), "texts": str(watched_texts(tmp_path))}
+    out = forecast(*inputs, tmp_path / "out", **texts)
+    found = simulate(out, filter="push drop-lowest 4")
+    print_simulation(found)
+    printed = capsys.readouterr().out
+    flat = " ".join(printed.split())
+    assert flat.startswith(simulation_verdict(found).headline)
+    cells = {row[0]: row[1:] for row in table(printed, "Forecast → this run, mean changes in nats")}
+    assert list(cells) == ["pairs", "trained on", "left out", "held out", "all"]
+    assert [row[0] for row in cells.values()] == ["count", "20", "4", "7", "24"]
+    pairs = pq.read_table(out / "forecast.parquet").to_pandas().sort_values("push")
+    before = f"{pairs.forecast_chosen[:4].mean():+.3g}"
+    assert cells["left out"][1].startswith(f"{float(before):+} → ")
+    assert cells["held out"][1].endswith(f"{found['held_out']['chosen']:+.3g}")
+    assert "refusals: " in flat
+    assert "Not simulated: " in flat
+    assert all(len(line) <= 80 for line in printed.splitlines())
+
+
+def test_a_simulation_without_a_look_counts_nothing(inputs: tuple[Path, Path], capsys, tmp_path: Path) -> None:
+    out = forecast(*inputs, tmp_path / "out", look=False)
+    print_simulation(simulate(out, lr=1e-4))
+    printed = capsys.readouterr().out
+    assert "displaced" not in printed
+    assert "%" not in printed

@@ -4,26 +4,35 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from safetensors.torch import load_file, save_file
 
 import undertow as ut
-from run_folders import made, train_settings
+from run_folders import compared, made, train_settings, trained
+from undertow.data.tokens.encoder import TokenSettings
 from undertow.forecasting.forecast import forecast_to_folder
 from undertow.forecasting.settings import ForecastSettings
-from undertow.forecasting.stored import simulate
+from undertow.forecasting.simulation import Study, simulate_order
+from undertow.forecasting.stored import read_stored, simulate
+from undertow.runs.settings import DataSettings, LossSettings
 from undertow.training.settings import TrainSettings, from_options, option_defaults, recorded_options
 
+SKETCH = 40_009  # more than inner products are taken of at once: only then do sums differ from float32
 RUN = {"lr": 1e-4, "batch_size": 3, "epochs": 2.0}
 
 
 def forecast(data: Path, model: Path, out: Path, **options) -> dict:
-    own = {name: options.pop(name) for name in ("order", "orders", "sample", "held_out", "look") if name in options}
-    settings = ForecastSettings(train=train_settings(**{**RUN, **options}), sketch=16_381, **own)
+    own = {
+        name: options.pop(name)
+        for name in ("order", "orders", "sample", "held_out", "look", "protect")
+        if name in options
+    }
+    settings = ForecastSettings(train=train_settings(**{**RUN, **options}), sketch=SKETCH, **own)
     return forecast_to_folder(data, str(model), out, settings)
 
 
@@ -39,25 +48,52 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path, 
     return data, folder / "moved", folder / "out", summary
 
 
-def test_with_no_options_it_is_the_forecast(stored) -> None:
+def test_with_no_options_it_is_the_forecast_to_the_last_digit(stored) -> None:
     *_, out, summary = stored
-    found = simulate(out)
-    close(found["end"], summary["end"])
-    for here, there in zip(found["curve"], summary["curve"], strict=True):
-        close(here, there)
-    close(found["held_out"], summary["held_out"])
+    found = json.loads(json.dumps(simulate(out)))
+    for name in ("end", "curve", "held_out", "counts", "data", "assumed"):
+        assert found[name] == summary[name]
+    assert found["all"] == found["kept"] == found["forecast"]["all"]
+    assert found["forecast"]["held_out"] == summary["held_out"]
 
 
-def close(here: object, there: object) -> None:
-    """Equal but for the matrix's own rounding: it is stored in float32."""
-    if isinstance(there, dict):
-        assert here.keys() == there.keys()
-        for name in there:
-            close(here[name], there[name])
-    elif isinstance(there, float):
-        assert here == pytest.approx(there, rel=1e-4, abs=1e-5)
-    else:
-        assert here == there
+def test_so_it_is_on_features_that_are_too_many_for_a_matrix(stored, tmp_path: Path, monkeypatch) -> None:
+    data, model, *_ = stored
+    monkeypatch.setattr("undertow.forecasting.measure.LARGEST_KERNEL", 10)
+    summary = forecast(data, model, tmp_path / "out")
+    found = simulate(tmp_path / "out")
+    assert (found["end"], found["curve"]) == (summary["end"], summary["curve"])
+    part = tmp_path / "out" / "forecast" / "features" / "part-00000.safetensors"
+    part.unlink()
+    with pytest.raises(ut.DataError, match="features are missing"):
+        simulate(tmp_path / "out")
+
+
+def test_no_model_is_loaded(stored, monkeypatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a model is loaded")
+
+    for name in ("undertow.models.loading.load_model", "transformers.AutoModelForCausalLM.from_pretrained"):
+        monkeypatch.setattr(name, refuse)
+    simulate(stored[2], lr=3e-5)
+
+
+def test_as_a_forecast_that_was_filtered_or_protects_held_out_pairs(stored, tmp_path: Path) -> None:
+    data, model, *_ = stored
+    held_out = tmp_path / "held.jsonl"
+    held_out.write_text("\n".join(data.read_text().splitlines()[:3]).replace("Question", "Puzzle") + "\n")
+    summary = forecast(
+        data, model, tmp_path / "out", held_out=str(held_out), protect="held-out", filter=("ches drop-highest 4",)
+    )
+    found = simulate(tmp_path / "out")
+    assert found["end"] == summary["end"]
+    assert found["end"]["protected"] == {"what": "held-out", "count": 3}
+    assert found["left_out"]["pairs"] == 4
+    # What a rule leaves out comes on top of what the forecast left out.
+    table = pq.read_table(tmp_path / "out" / "forecast.parquet")
+    untrained = np.flatnonzero(table["step"].is_null().to_numpy())
+    more = set(np.argsort(table["push"].to_numpy(), kind="stable")[:5]) - set(untrained)
+    assert simulate(tmp_path / "out", filter="push drop-lowest 5")["data"]["trained"] == len(table) - 4 - len(more)
 
 
 @pytest.mark.parametrize(
@@ -85,15 +121,46 @@ def test_another_run_is_what_a_fresh_forecast_of_it_says(stored, tmp_path: Path,
     assert found["end"]["loss"] == pytest.approx(fresh["end"]["loss"], rel=0.04)
 
 
-def test_another_batch_size_moves_as_far_as_a_fresh_forecast_of_it(stored, tmp_path: Path) -> None:
-    """The running second moment follows the gradients that come: no other V is needed for their size."""
+@pytest.mark.parametrize("clip", [1e9, 1.0], ids=["free", "clipped"])
+@pytest.mark.parametrize("now", [1, 12])
+def test_another_batch_size_is_what_training_with_it_does(stored, tmp_path: Path, now: int, clip: float) -> None:
+    """The running second moment follows the size of the gradients that come: ``V`` of batches of three serves."""
     data, model, *_ = stored
-    forecast(data, model, tmp_path / "small", look=False, batch_size=2)
-    fresh = forecast(data, model, tmp_path / "large", look=False, batch_size=6)
-    found = simulate(tmp_path / "small", batch_size=6)
-    assert found["end"]["steps"] == fresh["end"]["steps"]
-    for name in ("chosen", "rejected"):
-        assert found["end"][name] == pytest.approx(fresh["end"][name], rel=0.25)
+    run = {"lr": 3e-5, "max_steps": 0, "epochs": 1.0, "schedule": "constant", "max_grad_norm": clip, "look": False}
+    forecast(data, model, tmp_path / "three", **run, batch_size=3)
+    forecast(data, model, tmp_path / "fresh", **run, batch_size=now)
+    del run["look"]
+    after = trained(data, model, tmp_path / "run", **run, batch_size=now, track_every=0) / "model"
+    fact = pq.read_table(compared(data, model, after, tmp_path / "moved") / "pairs.parquet")
+    real = np.stack([fact[f"dlogp_{side}"].to_numpy() for side in ("chosen", "rejected")], 1).flatten()
+    here, fresh = read_stored(tmp_path / "three"), read_stored(tmp_path / "fresh")
+    train = ForecastSettings.from_options({**here.options, "batch_size": now, "model": "m"})[1].train
+
+    def slope(study: Study) -> float:
+        said = simulate_order(study, train, here.kept).linear.numpy()
+        assert np.corrcoef(said, real)[0, 1] > 0.97
+        return float(said @ real / (said @ said))
+
+    found = slope(here.study)
+    assert 0.85 < found < 1.15
+    if clip > 1:  # Were gradients compared with those of the new size, the step would be that of the old one.
+        assert abs(np.log(slope(replace(here.study, mean_square=fresh.study.mean_square)))) > 2 * abs(np.log(found))
+
+
+@pytest.mark.parametrize(("loss", "again"), [("ipo", 0.9), ("simpo", 0.7)])
+def test_another_loss_ranks_as_a_fresh_forecast_of_it(stored, tmp_path: Path, loss: str, again: float) -> None:
+    """``V`` is that of the first loss: where all pairs weigh the same in both at the start, so are the distances."""
+    data, model, *_ = stored
+    run = {"lr": 3e-5, "max_steps": 0, "epochs": 1.0, "look": False}
+    forecast(data, model, tmp_path / "dpo", **run)
+    forecast(data, model, tmp_path / "fresh", **run, loss=LossSettings(loss))
+    here, fresh = read_stored(tmp_path / "dpo"), read_stored(tmp_path / "fresh")
+    train = ForecastSettings.from_options(
+        {**{k: v for k, v in here.options.items() if k != "beta"}, "loss": loss, "model": "m"}
+    )[1].train
+    said, anew = (simulate_order(one.study, train, one.kept).linear.numpy() for one in (here, fresh))
+    assert np.corrcoef(said, anew)[0, 1] > 0.95
+    assert again < float(said @ anew / (said @ said)) < 1 / again
 
 
 def test_a_filter_is_judged_on_kept_left_out_and_held_out_pairs(stored) -> None:
@@ -104,7 +171,14 @@ def test_a_filter_is_judged_on_kept_left_out_and_held_out_pairs(stored) -> None:
     assert found["all"]["pairs"] == len(push)
     assert found["data"]["trained"] == len(push) - 3
     assert found["held_out"]["pairs"] == 4
-    assert found["forecast"] == summary["end"]
+    assert found["forecast"]["end"] == summary["end"]
+    for part, some in (("left_out", np.argsort(push)[:3]), ("kept", np.argsort(push)[3:])):  # as it was foretold
+        table = pq.read_table(out / "forecast.parquet").take(some)
+        assert found["forecast"][part]["chosen"] == pytest.approx(table["forecast_chosen"].to_numpy().mean())
+        said = table["forecast_displaced"].to_numpy().mean()
+        assert found["forecast"][part]["displaced"]["value"] == pytest.approx(said)
+    counts = [found[name]["pairs"] * found[name]["displaced"]["value"] for name in ("kept", "left_out", "all")]
+    assert counts[0] + counts[1] == pytest.approx(counts[2])
     # Leaving pairs out that push the others down leaves the others higher than leaving out those that lift them.
     worse = simulate(out, filter=["push drop-highest 3"], max_steps=found["end"]["steps"])
     assert found["all"]["chosen"] > worse["all"]["chosen"]
@@ -113,9 +187,12 @@ def test_a_filter_is_judged_on_kept_left_out_and_held_out_pairs(stored) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"optimiser": "sgd"}, "--optimiser sgd: the features of .* are scaled for rmsprop.*undertow forecast"),
-        ({"lora_r": 4}, "--lora-r: stored features do not tell that"),
-        ({"max_length": 9}, "--max-length: stored features do not tell that"),
+        ({"optimiser": "sgd"}, "scaled for rmsprop. Forecast it anew: `undertow forecast .* --optimiser sgd --out"),
+        ({"lora_r": 4}, r"--lora-r: the features of .*prefs\.jsonl --model .*model … --lora-r 4 --out ANOTHER`"),
+        ({"max_length": 9}, "--max-length: .* … --max-length 9 --out ANOTHER"),
+        ({"model": "an other"}, "--model: .*jsonl --model 'an other' … --out ANOTHER"),
+        ({"eot": False}, "--eot: .* … --no-eot --out ANOTHER"),
+        ({"btch_size": 9}, "--btch-size: there is no such option. Did you mean --batch-size?"),
         ({"filter": "nonsense drop-lowest 3"}, "there is no score nonsense"),
         ({"filter": "push drop-lowest 100%"}, "--filter"),
         ({"loss": "dpoo"}, "did you mean dpo?"),
@@ -138,15 +215,86 @@ def test_another_loss_has_its_own_parameters(stored) -> None:
     assert one == pytest.approx(two, rel=0.05)
 
 
+def test_features_for_sgd_are_not_those_of_others(stored, tmp_path: Path) -> None:
+    data, model, *_ = stored
+    summary = forecast(data, model, tmp_path / "sgd", optimiser="sgd", lr=1e-3)
+    assert simulate(tmp_path / "sgd")["end"] == summary["end"]
+    with pytest.raises(ut.OptionError, match="scaled for sgd. Forecast it anew: .* --optimiser adamw --out"):
+        simulate(tmp_path / "sgd", optimiser="adamw")
+
+
+def test_a_parameter_of_the_loss_is_given_in_either_way(stored) -> None:
+    *_, out, _ = stored
+    same = simulate(out, beta=0.5)["end"]
+    assert simulate(out, loss_args={"beta": 0.5})["end"] == same
+    assert simulate(out, loss="dpo", loss_args={"beta": "0.5"})["end"] == same
+
+
 def test_nothing_to_simulate_on_is_refused(stored, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(stored[2], copy)
-    (copy / "forecast" / "entanglement.safetensors").write_bytes(b"broken")
+    path = copy / "forecast" / "entanglement.safetensors"
+    tensors = load_file(path)
+    for changed, said in (
+        ({"logps": tensors["logps"][1:]}, r"logps is \[\d+\], not"),
+        ({"norms": tensors["norms"][1:]}, "norms is"),
+        ({"kept": tensors["kept"] + 5}, "numbers pairs that are not there"),
+        ({"number pairs": tensors["number pairs"] + 1}, "it is of 25 pairs, the scores of 24"),
+    ):
+        save_file(tensors | changed, path)
+        with pytest.raises(ut.DataError, match=f"does not go with what stands beside it.*{said}.*--overwrite"):
+            simulate(copy)
+    save_file({name: tensors[name] for name in tensors if name != "tokens"}, path)
+    with pytest.raises(ut.DataError, match="tokens"):
+        simulate(copy)
+    path.write_bytes(b"broken")
     with pytest.raises(ut.DataError, match=r"entanglement\.safetensors is missing or damaged"):
+        simulate(copy)
+    (copy / "forecast.json").write_text("{}")
+    with pytest.raises(ut.DataError, match=r"forecast\.json is no summary of a forecast"):
         simulate(copy)
     (copy / "forecast.json").unlink()
     with pytest.raises(ut.DataError, match="not finished"):
         simulate(copy)
+
+
+@pytest.mark.parametrize("loss", ut.losses.names())
+def test_a_recorded_loss_is_read_back(loss: str) -> None:
+    args = {"dpo-shift": {"steps": 9, "f_end": 0.3}, "rebel": {"eta": 0.3}}.get(loss, {})
+    for given in (LossSettings(loss, args=args), LossSettings(loss, args=args, calibrated=True)):
+        assert LossSettings.recorded(repr(given.make())).make() == given.make()
+
+
+@pytest.mark.parametrize("text", ["DPO(0.1)", "DPO(beta=print())", "DPOO()", "DPO", "__import__('os')", "(", ""])
+def test_what_tells_of_no_loss_is_refused(text: str) -> None:
+    with pytest.raises(ut.OptionError, match="is no loss of this version"):
+        LossSettings.recorded(text)
+
+
+def test_every_setting_is_read_back() -> None:
+    """Each field at a value that is not its default, one at a time."""
+    plain = TrainSettings()
+    other = {
+        "ref": "other", "optimiser": "adamw", "schedule": "cosine", "lora_alpha": 8, "watch": {"no": ("No", "Sorry")},
+        "guard": ("displaced>0.5 -> stop",), "filter": ("ches drop-highest 5%",), "report_to": "none",
+        "device": "cpu", "dtype": "float32", "loss": LossSettings("ipo", None, {"tau": 0.3}),
+        "data": DataSettings(None, {"prompt": "q", "chosen": "a", "rejected": "b"}, "train", "n", 7, "skip", True),
+        "tokens": TokenSettings(max_length=99, eot=False),
+    }  # fmt: skip
+    for field in fields(TrainSettings):
+        value = getattr(plain, field.name)
+        if field.name in other:
+            value = other[field.name]
+        elif isinstance(value, bool):
+            value = not value
+        else:
+            value += 3
+        more = {"lora_r": 4} if field.name == "lora_alpha" else {}
+        settings = replace(plain, **{field.name: value}, **more)
+        record = json.loads(json.dumps(settings.record()))
+        again = from_options(option_defaults() | {"model": "m"}, (), recorded_options(record, "train.json"))[1]
+        assert again.record() == settings.record(), field.name
+        assert field.name == "report_to" or again.record() != plain.record()
 
 
 @pytest.mark.parametrize("loss", [name for name in ut.losses.names() if name != "rebel"])

@@ -18,6 +18,7 @@ from undertow.wording.forecast import (
     movers_say,
     protected_says,
     run_length,
+    simulation_verdict,
     why,
 )
 from undertow.wording.numbers import duration, nats_of, signed_nats
@@ -260,3 +261,27 @@ def test_commands_to_copy() -> None:
     assert simulate_command("a b", "push", "10") == "undertow simulate 'a b' --filter 'push drop-lowest 10%'"
     found = filter_command({"data": "prefs.jsonl", "reading": {}}, "out", "push", "10")
     assert found == "undertow filter prefs.jsonl --scores out --by push --drop-lowest 10% --out filtered.jsonl"
+
+
+def test_a_simulation_speaks_of_all_pairs_not_of_the_kept_alone() -> None:
+    part = {"chosen": 5.0, "rejected": -2.0}
+    found = summary(
+        data={"trained": 286, "trained_sample": 286},
+        end={**share(0.0), **part},
+        kept={"pairs": 286, **share(0.0), **part},
+        left_out={"pairs": 32, **share(0.5), **part},
+        all={"pairs": 318, **share(16 / 318), "chosen": 4.0, "rejected": -1.0},
+        forecast={"all": {"pairs": 318, **share(80 / 318)}},
+    )
+    said = simulation_verdict(found)
+    assert said.headline == (
+        "After one epoch 16 of 318 chosen responses (5%) will have lost probability; on average a chosen response "
+        "gains 4.0 nats, a rejected one loses 1.0."
+    )
+    assert said.sentences[0] == "Share displaced of all pairs, as it was forecast and now: 25% → 5%."
+    assert said.sentences[1].startswith("32 pairs are not trained on, and counted all the same; ")
+    assert len(simulation_verdict({**found, "left_out": {"pairs": 0}}).sentences) == 1
+    assert simulation_verdict({**found, "counts": False}) == forecast_verdict({**found, "counts": False})
+    everyone = {**found["all"], "pairs": 500, **share(0.05, 0.03, 0.07)}
+    of_a_sample = {**found, "data": {**found["data"], **SAMPLE, "trained": 10_900}, "all": everyone}
+    assert ", so about 5% of all 12,000" in simulation_verdict(of_a_sample).headline

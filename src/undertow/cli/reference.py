@@ -36,7 +36,7 @@ def _command(name: str, command: Any) -> Iterator[str]:
     yield f"{_plain(command.help)}\n"
     yield "| option | default | what it does |\n|---|---|---|"
     for parameter in command.params:
-        if parameter.name != "help":
+        if parameter.name != "help" and not getattr(parameter, "hidden", False):
             yield f"| {_names(parameter)} | {_default(parameter)} | {_plain(getattr(parameter, 'help', None))} |"
     yield ""
 

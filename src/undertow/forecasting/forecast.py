@@ -44,7 +44,7 @@ from undertow.forecasting.outcome import (
     pair_table,
     text_table,
 )
-from undertow.forecasting.settings import ForecastSettings
+from undertow.forecasting.settings import ForecastSettings, not_simulated
 from undertow.forecasting.simulation import Simulation, Study, simulated
 from undertow.maths.linearised import Curvature, Features
 from undertow.models.device import choose_dtype
@@ -227,7 +227,7 @@ class _Run:
 
     def forecast(self) -> dict[str, Any]:
         """All stages; what they came to."""
-        self.watch.note(self._assumed())
+        self.watch.note(not_simulated(self.train))
         pairs = list(self.audited.ready.spool.read(0, self.audited.ready.spool.pairs))
         table = self.audited.store.read_parts()
         kept = self._kept(table)
@@ -268,14 +268,6 @@ class _Run:
             }
             self.folder.write_table(TEXTS_FORECAST, text_table(listed, study, found))
         return self._summary(study, found, outcome, looked, kept, steps, pairs, groups)
-
-    def _assumed(self) -> str:
-        said = ["Not simulated: dropout (training here has none)"]
-        if self.train.weight_decay:
-            said.append(f"weight decay ({self.train.weight_decay:g})")
-        if self.train.guard:
-            said.append("guards")
-        return ", ".join(said) + "."
 
     def _products(self) -> torch.dtype | None:
         kind = choose_dtype(self.train.dtype, self.model.device)
@@ -513,7 +505,7 @@ class _Run:
         if study.curvature is not None:
             tensors["curvature"] = study.curvature.nats
         if not isinstance(study.products, Features):
-            tensors |= {"products": study.products.matrix.float(), "norms": study.norms.matrix.float()}  # type: ignore[attr-defined]
+            tensors |= {"products": study.products.matrix, "norms": study.norms.matrix}  # type: ignore[attr-defined]
         numbers = {
             "pairs": study.pairs,
             "held_out": study.held_out,
@@ -548,7 +540,7 @@ class _Run:
             "end": end_record(study, found, outcome, kept, self.train.seed),
             "curve": curve_record(found.curve, groups),
             "cost": self._cost(),
-            "assumed": self._assumed(),
+            "assumed": not_simulated(self.train),
         }
         if looked is not None:
             rows = looked[: 2 * n].view(n, 2)

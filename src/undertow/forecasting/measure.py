@@ -23,7 +23,7 @@ from undertow.training.order import Step
 __all__ = ["LARGEST_KERNEL", "Engine", "measured_features", "minibatches", "scaling"]
 
 LARGEST_KERNEL = 8192
-"""Rows up to which inner products are a matrix (512 MB in float64); beyond, simulations run on the features."""
+"""Rows up to which inner products are a matrix (256 MB in float32); beyond, simulations run on the features."""
 
 
 @dataclass(slots=True)
@@ -178,7 +178,9 @@ def kept_features(folder: ForecastFolder, rows: int, part_rows: int, size: int) 
     plain = torch.cat([found["plain"] for found in whole])
     logps = torch.cat([found["logps"] for found in whole])
     if rows <= LARGEST_KERNEL:
-        return Measured(Kernel.of(scaled), Kernel.of(plain), logps)
+        # In float32, as they are stored: simulations without a model then give the same numbers, to the last digit.
+        products, norms = (Kernel(Kernel.of(features).matrix.float()) for features in (scaled, plain))
+        return Measured(products, norms, logps)
     return Measured(Features(scaled), Features(plain), logps)
 
 

@@ -13,7 +13,7 @@ from undertow.runs.recipes import Entry
 from undertow.training.order import Order
 from undertow.training.settings import TrainSettings, from_options, option_defaults
 
-__all__ = ["FEWEST", "MOST", "ForecastSettings", "Protect"]
+__all__ = ["FEWEST", "MOST", "ForecastSettings", "Protect", "not_simulated"]
 
 Protect = Literal["displaced", "all", "held-out"]
 ALL_UP_TO, FEWEST, MOST = 500, 160, 2000
@@ -130,7 +130,7 @@ class ForecastSettings:
             close = nearest(unknown, [*own, *defaults])
             raise OptionError(
                 f"--{unknown.replace('_', '-')}: there is no such option."
-                + (f" Did you mean {close}?" if close else "")
+                + (f" Did you mean --{close.replace('_', '-')}?" if close else "")
             )
         bearing = {name: options.get(name, value) for name, value in defaults.items()}
         model, train = from_options(bearing, typed, recipe)
@@ -146,3 +146,13 @@ class ForecastSettings:
             "level pull by order orders world_size sample sketch look protect held_out texts batch_tokens part_pairs"
         )
         return {name: getattr(self, name) for name in names.split()} | {"training": self.train.record()}
+
+
+def not_simulated(train: TrainSettings) -> str:
+    """What of a training run no simulation has in it, in a sentence."""
+    said = ["Not simulated: dropout (training here has none)"]
+    if train.weight_decay:
+        said.append(f"weight decay ({train.weight_decay:g})")
+    if train.guard:
+        said.append("guards")
+    return ", ".join(said) + "."

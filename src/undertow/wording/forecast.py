@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from undertow.wording.numbers import counted, duration, interval, nats_of, of_all, percent, signed_nats
@@ -21,6 +22,7 @@ __all__ = [
     "protected_says",
     "pushing",
     "run_length",
+    "simulation_verdict",
     "why",
 ]
 
@@ -75,6 +77,29 @@ def forecast_verdict(summary: Summary) -> Verdict:
         estimate = f"nearly {whole}" if count else f"few or none of {whole}"
     after = f" will have lost probability, so {estimate}; {moves}"
     return Verdict(before, number, after, tuple(sentences), tone)
+
+
+def simulation_verdict(summary: Summary) -> Verdict:
+    """The headline of a simulated run: of all pairs, those left out too, as leaving out what falls mends nothing.
+
+    Args:
+        summary: as ``undertow simulate --json`` prints it.
+    """
+    data, everyone, left_out = summary["data"], summary["all"], summary["left_out"]["pairs"]
+    end = {**summary["end"], **{name: everyone[name] for name in ("displaced", "chosen", "rejected")}}
+    data = {**data, "trained": data["pairs"], "trained_sample": everyone["pairs"]}
+    found = forecast_verdict({**summary, "end": end, "data": data})
+    if not summary["counts"] or not _known(everyone["chosen"], everyone["rejected"]):
+        return found
+    before = summary["forecast"]["all"]["displaced"]["value"]
+    shares = f"{percent(before)} → {percent(everyone['displaced']['value'])}"
+    said = [f"Share displaced of all pairs, as it was forecast and now: {shares}."]
+    if left_out:
+        said.append(
+            f"{counted(left_out, 'pair')} {'is' if left_out == 1 else 'are'} not trained on, and counted all the same; "
+            "of pairs that the forecast's own run trained on, too many tend to count as falling when they are left out."
+        )
+    return replace(found, sentences=(*said, *found.sentences))
 
 
 def run_length(summary: Summary) -> str:

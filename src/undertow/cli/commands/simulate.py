@@ -10,6 +10,8 @@ import typer
 from undertow.cli import options as o
 from undertow.cli.app import app
 
+Elsewhere = Annotated[str | None, typer.Option(hidden=True)]
+"""An option of ``undertow forecast`` that needs other features: refused with the command to give."""
 EPILOG = """[bold]Examples[/bold]
 
 undertow simulate forecast --beta 0.3 --lr 2e-6
@@ -59,6 +61,17 @@ def simulate(
     seed: Annotated[
         int | None, typer.Option("--seed", help="Of the order of the pairs.", rich_help_panel=o.SHARED)
     ] = None,
+    model: Elsewhere = None,
+    ref: Elsewhere = None,
+    max_length: Elsewhere = None,
+    template: Elsewhere = None,
+    lora_r: Elsewhere = None,
+    lora_alpha: Elsewhere = None,
+    dtype: Elsewhere = None,
+    sample: Elsewhere = None,
+    sketch: Elsewhere = None,
+    held_out: Elsewhere = None,
+    texts: Elsewhere = None,
     quiet: o.Quiet = False,
     json: o.Json = False,
 ) -> None:

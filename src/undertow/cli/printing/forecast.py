@@ -129,7 +129,7 @@ def _groups(console: Console, run: ForecastRun) -> None:
 def _table(console: Console, title: str, columns: Mapping[str, Sequence[str]]) -> None:
     table = Table(title=Text(title), title_justify="left", show_edge=False)
     for name in columns:
-        table.add_column(Text(name), justify="left" if name == "prompt" else "right", no_wrap=True)
+        table.add_column(Text(name), justify="left" if name in ("prompt", "pairs") else "right", no_wrap=True)
     for cells in zip(*columns.values(), strict=True):
         table.add_row(*map(Text, cells))
     console.print(table)
@@ -146,19 +146,22 @@ def _cell(value: float | None) -> str:
 
 
 def print_simulation(summary: Mapping[str, Any]) -> None:
-    """What a simulated run comes to, beside the forecast that it was simulated from."""
-    console = Console(highlight=False)
-    table = Table(show_edge=False)
-    table.add_column("pairs")
-    for name in ("count", "chosen", "rejected", *(("displaced",) if summary["counts"] else ())):
-        table.add_column(name, justify="right", no_wrap=True)
-    rows = {"as forecast": summary["forecast"], "now: trained on": summary["kept"], "left out": summary["left_out"]}
-    rows |= {"all": summary["all"]} | ({"held out": summary["held_out"]} if "held_out" in summary else {})
-    for name, row in rows.items():
-        if row.get("pairs") == 0:
-            continue
-        cells = [f"{row['pairs']:,}" if "pairs" in row else "", signed(row["chosen"]), signed(row["rejected"])]
-        table.add_row(name, *cells, *((percent(row["displaced"]["value"]),) if summary["counts"] else ()))
-    console.print(table)
+    """What a simulated run comes to, each number beside the one of the forecast that it was simulated from."""
+    console, before = Console(highlight=False), summary["forecast"]
+    found = words.simulation_verdict(summary)
+    console.print(found.headline, style="bold", markup=False)
+    if found.sentences:
+        console.print(" ".join(found.sentences), markup=False)
+    names = {"kept": "trained on", "left_out": "left out", "held_out": "held out", "all": "all"}
+    shown = [name for name in names if summary.get(name, {}).get("pairs")]
+    columns = {"pairs": [names[name] for name in shown], "count": [f"{summary[name]['pairs']:,}" for name in shown]}
+    for side in ("chosen", "rejected"):
+        columns[side] = [f"{_cell(before[name][side])} → {_cell(summary[name][side])}" for name in shown]
+    if summary["counts"]:
+        shares = [[part[name]["displaced"]["value"] for part in (before, summary)] for name in shown]
+        columns["displaced"] = [" → ".join(map(percent, both)) for both in shares]
+    _table(console, "\nForecast → this run, mean changes in nats", columns)
     for group, change in summary.get("texts", {}).items():
-        console.print(f"{visible(group)}: {signed(change)} nats on average", markup=False)
+        name = one_line(group, LONGEST_GROUP)
+        console.print(f"{name}: {_cell(before['texts'][group])} → {_cell(change)} nats on average", markup=False)
+    console.print(summary["assumed"], markup=False)
