@@ -23,7 +23,7 @@ def scales_of(engine: Engine) -> dict[str, Tensor]:
 
 
 def measured(engine: Engine, responses, scales, sketch: CountSketch, *, every_row: bool = False) -> FeatureRows:
-    factors = factors_of(scales, sketch, _standing_out(engine.model, engine.parameters, responses), every_row=every_row)
+    factors = factors_of(scales, sketch, _standing_out(engine, responses), every_row=every_row)
     rows = list(
         features_of(
             engine.model,

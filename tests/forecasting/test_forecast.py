@@ -67,3 +67,15 @@ def test_over_several_orders_the_share_is_the_mean_of_theirs(runs: tuple[Path, P
     assert summary["held_out"]["displaced"]["value"] == pytest.approx(held.mean())
     assert summary["data"]["trained_sample"] == len(table)
     assert share_displaced(np.array([0.25, 0.0, 0.5]), 0)["value"] == pytest.approx(0.25)
+
+
+def test_where_the_run_ends_off_a_cliff_the_look_is_taken_before_it(
+    runs: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    data, model, out = runs
+    near = json.loads((out / "forecast.json").read_text())["look"]
+    far = json.loads((forecast(data, model, tmp_path / "far", run={"lr": 3e-2}) / "forecast.json").read_text())
+    assert near["size"] == 1
+    assert far["look"]["size"] < 1
+    again = json.loads((forecast(data, model, tmp_path / "far", run={"lr": 3e-2}) / "forecast.json").read_text())
+    assert again["end"] == far["end"]

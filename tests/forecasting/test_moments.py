@@ -13,8 +13,8 @@ import undertow as ut
 from engines import engine_of, gradients, responses_of, some_pairs
 from undertow.data.tokens.encoder import TokenPair
 from undertow.forecasting.folder import ForecastFolder
-from undertow.forecasting.measure import Engine, minibatches, scaling
-from undertow.forecasting.moments import EPSILON, Moments, scaling_of, second_moments
+from undertow.forecasting.measure import Engine, covering, minibatches, scaling
+from undertow.forecasting.moments import EPSILON, Moments, lend_to_unseen, scaling_of, second_moments
 from undertow.maths.losses import PairLoss
 from undertow.models.gradients import Response
 from undertow.runs.progress import Silent
@@ -159,3 +159,48 @@ def test_sgd_scales_nothing(tmp_path: Path) -> None:
     found, square = scaling(engine, ForecastFolder(tmp_path), iter(()), "sgd", 1.0, Silent(), totals=(0, 0))
     assert square == 1.0
     assert all((value == 1).all() for value in found.values())
+
+
+def test_a_token_that_no_minibatch_had_is_scaled_as_one_that_one_had() -> None:
+    V = torch.tensor([[1.0, 2.0], [9.0, 9.0], [3.0, 4.0], [1e-9, 7.0], [1e-9, 1e-9]], dtype=torch.float64)
+    lend_to_unseen(V, torch.tensor([1, 5, 1, 0, 0]), torch.tensor([0, 3]))
+    # Row 3 is wanted and unseen: at least the mean of rows 0 and 2. Row 4 is unseen and nobody has it: as it was.
+    expected = [[1.0, 2.0], [9.0, 9.0], [3.0, 4.0], [2.0, 7.0], [1e-9, 1e-9]]
+    torch.testing.assert_close(V, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=0)
+    before = V.clone()
+    lend_to_unseen(V, torch.zeros(5, dtype=torch.long), torch.tensor([0, 3]))  # nobody to lend
+    assert torch.equal(V, before)
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_a_pair_outside_the_minibatches_has_features_as_long_as_the_others(tmp_path: Path, tied: bool) -> None:
+    """Its tokens' rows of the unembedding have a gradient in every minibatch, and a tiny one."""
+    engine = engine_of("llama-tied" if tied else "llama")
+    assert (engine.model.hf.get_input_embeddings().weight is engine.model.hf.get_output_embeddings().weight) == tied
+    pairs = some_pairs(12)
+    used = {token for pair in pairs for token in (*pair.prompt, *pair.chosen, *pair.rejected)}
+    alone = sorted(set(range(3, engine.model.vocabulary)) - used)[:12]
+    pairs[11] = TokenPair(11, "b" * 32, tuple(alone[:4]), tuple(alone[4:8]), tuple(alone[8:]), False)
+    logps, reference = starts(engine, pairs)
+    found, _ = scaling(
+        engine, ForecastFolder(tmp_path), minibatches(STEPS, pairs[:11], ut.losses.DPO(), logps, reference, None),
+        "rmsprop", 1.0, Silent(), totals=(0, 0), responses=responses_of(pairs),
+    )  # fmt: skip
+    rows = gradients(engine, responses_of(pairs))
+    lengths = [sum(float((row[name] * found[name].flatten()).square().sum()) for name in found) for row in rows]
+    assert max(lengths[-2:]) < 3 * max(lengths[:-2])
+
+
+def test_the_minibatches_have_every_pair_with_features() -> None:
+    kept = np.array([0, 1, 2, 4, 5, 7, 8, 9, 10, 12, 13])  # eleven, as STEPS are of; two epochs in six steps
+    whole = covering(STEPS, kept, np.arange(20), seed=0)
+    assert whole == list(STEPS[:3])
+    some = covering(STEPS, kept, np.array([1, 2, 3, 9, 10, 13]), seed=0)
+    assert {len(step.pairs) for step in some} == {4}
+    assert {int(at) for step in some for at in step.pairs} == {1, 2, 7, 8, 10}
+    assert all(step.shares is STEPS[0].shares for step in some)
+    short = covering(STEPS[:1], kept, np.arange(20), seed=0)  # a run that ends before it has seen all
+    assert short[0] is STEPS[0]
+    assert {int(at) for step in short for at in step.pairs} == set(range(11))
+    assert len(covering(STEPS, kept, np.arange(20), seed=0, most=4)) == 1
+    assert sum(len(step.pairs) for step in covering(STEPS, kept, np.array([1, 2, 9]), seed=0, most=2)) == 4

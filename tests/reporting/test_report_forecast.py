@@ -77,14 +77,14 @@ def test_the_page_begins_with_the_headline_and_its_numbers_are_the_folders(folde
     page, summary = report(folder), summary_of(folder)
     table = pq.read_table(folder / "forecast.parquet").to_pandas()
     found = forecast_verdict(summary)
-    assert f"{int((table.forecast_chosen < 0).sum())} of 24 chosen responses" in found.number
+    assert f"about {round(table.forecast_displaced.sum())} of 24 chosen responses" in found.number
     assert found.headline.rstrip(".") in words_of(page)
     cards = dict(re.findall(r'<dt>([^<]*)</dt>\s*<dd><span class="value">([^<]*)<', page))
-    assert cards["Displaced"] == percent((table.forecast_chosen < 0).mean())
+    assert cards["Displaced"] == percent(table.forecast_displaced.mean())
     assert cards["Chosen"] == signed_nats(table.forecast_chosen.mean())
     assert cards["Rejected"] == signed_nats(table.forecast_rejected.mean())
     held = pq.read_table(folder / "held-out-forecast.parquet").to_pandas()
-    assert cards["Held-out"] == percent((held.forecast_chosen < 0).mean())
+    assert cards["Held-out"] == percent(held.forecast_displaced.mean())
     assert f"{len(held)} held-out chosen responses" in words_of(page)
 
 
@@ -139,7 +139,9 @@ def test_the_curve_begins_at_nothing_and_ends_at_the_forecast(folder: Path) -> N
     assert [row["step"] for row in drawn] == [0, *(point["step"] for point in summary["curve"])]
     assert drawn[-1]["chosen_change"] == pytest.approx(summary["end"]["chosen"])
     assert drawn[-1]["margin_change"] == pytest.approx(summary["end"]["chosen"] - summary["end"]["rejected"])
-    assert rows_drawn(found["course"].chart)[-1] == {"step": 24, "share": summary["end"]["displaced"]["value"]}
+    assert rows_drawn(found["course"].chart)[-1] == pytest.approx(
+        {"step": 24, "share": summary["end"]["displaced"]["value"]}
+    )
     last = {row["what"]: row["value"] for row in rows_drawn(found["texts-course"].chart) if row.get("step") == 24}
     assert last == pytest.approx(summary["texts"])
     held = {row["what"]: row["value"] for row in rows_drawn(found["held-out"].chart) if row.get("step") == 24}

@@ -298,14 +298,16 @@ def test_the_command_serves_until_ctrl_c(capsys, runs: dict[str, Path]) -> None:
     seen: list[int] = []
 
     def visit() -> None:
-        for _ in range(200):
-            with contextlib.suppress(ConnectionRefusedError):
-                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-                connection.request("GET", "/")
-                seen.append(connection.getresponse().status)
-                signal.raise_signal(signal.SIGINT)
-                return
-            time.sleep(0.05)
+        try:
+            for _ in range(2400):  # two minutes: on a busy machine the command takes long to begin
+                with contextlib.suppress(ConnectionRefusedError):
+                    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+                    connection.request("GET", "/")
+                    seen.append(connection.getresponse().status)
+                    return
+                time.sleep(0.05)
+        finally:
+            signal.raise_signal(signal.SIGINT)  # whatever happened: nothing else ends the command
 
     visitor = threading.Thread(target=visit)
     visitor.start()

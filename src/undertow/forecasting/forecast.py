@@ -29,6 +29,7 @@ from undertow.forecasting.look import moved, paired_logps, response_logps, step_
 from undertow.forecasting.measure import (
     Engine,
     bytes_needed,
+    covering,
     measured_features,
     minibatches,
     scaling,
@@ -60,15 +61,15 @@ from undertow.runs.versions import made_with
 from undertow.scoring.columns import numbers_of
 from undertow.training.forward import turn_off_dropout
 from undertow.training.order import Step, training_steps
-from undertow.training.phases import spread_evenly, trainable
+from undertow.training.phases import trainable
 from undertow.training.reference import reference_key, reference_logps
 from undertow.training.run import load_for_training
 from undertow.training.settings import TrainSettings
 
 __all__ = ["forecast", "forecast_to_folder"]
 
-MOST_MINIBATCHES = 32
-"""Of which the second moments are the mean: more tell little more, and cost as much as training on them."""
+_LOOK_SIZES = (1.0, 0.5, 0.25, 0.125)
+"""Parts of the simulated run's move at which the model is looked at, until it is nearly linear there."""
 _BEARS = (
     *("loss", "ref", "tokens", "reading", "epochs", "max_steps", "batch_size", "accumulate", "lr", "optimiser"),
     *("schedule", "warmup_steps", "max_grad_norm", "lora_r", "lora_alpha", "filter", "packed", "seed"),
@@ -242,9 +243,9 @@ class _Run:
             logps, reference, norms = self._starts(pairs, table)
             study, scales = self._study(engine, pairs, kept, sample, steps, logps, reference, norms)
             found = self._simulate(study, kept)
-            looked = None
+            looked, size = None, 1.0
             if self.settings.look:
-                study, looked = self._look(engine, study, found, pairs, scales)
+                study, looked, size = self._look(engine, study, found, pairs, scales)
                 found = self._simulate(study, kept)
             groups = [text.group for text in self.texts]
             outcome = outcome_of(study, found, protect=self.settings.protect, groups=groups)
@@ -267,7 +268,7 @@ class _Run:
                 "response": [text.response for text in self.texts],
             }
             self.folder.write_table(TEXTS_FORECAST, text_table(listed, study, found))
-        return self._summary(study, found, outcome, looked, kept, steps, pairs, groups)
+        return self._summary(study, found, outcome, looked, size, kept, steps, pairs, groups)
 
     def _products(self) -> torch.dtype | None:
         kind = choose_dtype(self.train.dtype, self.model.device)
@@ -353,7 +354,7 @@ class _Run:
         reference: Tensor,
         norms: Tensor | None,
     ) -> tuple[Study, dict[str, Tensor]]:
-        some = [steps[at] for at in spread_evenly(MOST_MINIBATCHES, len(steps))]
+        some = covering(steps, kept, sample, seed=self.train.seed)
         at_kept = torch.from_numpy(kept)
         training_set = [pairs[int(number)] for number in kept]
         batches = minibatches(
@@ -365,6 +366,9 @@ class _Run:
             None if norms is None else norms[at_kept],
         )
         counts = [training_set[int(position)].total for step in some for position in step.pairs]
+        rows = [pairs[int(number)] for number in sample] + list(self.held)
+        responses = [Response(pair.prompt, tokens) for pair in rows for tokens in (pair.chosen, pair.rejected)]
+        responses += [Response(text.prompt, text.chosen) for text in self.text_tokens]
         started = time.monotonic()
         scales, mean_square = scaling(
             engine,
@@ -374,12 +378,12 @@ class _Run:
             self.train.max_grad_norm,
             self.watch,
             totals=(len(counts), sum(counts)),
+            responses=responses,
         )
         self.seconds["second_moments"] = time.monotonic() - started
-        self.seconds["training_run"] = self.seconds["second_moments"] / max(len(some), 1) * len(steps)
-        rows = [pairs[int(number)] for number in sample] + list(self.held)
-        responses = [Response(pair.prompt, tokens) for pair in rows for tokens in (pair.chosen, pair.rejected)]
-        responses += [Response(text.prompt, text.chosen) for text in self.text_tokens]
+        self.seconds["training_run"] = (
+            self.seconds["second_moments"] / max(len(counts), 1) * sum(len(step.pairs) for step in steps)
+        )
         started = time.monotonic()
         found = measured_features(
             engine,
@@ -428,8 +432,12 @@ class _Run:
 
     def _look(
         self, engine: Engine, study: Study, found: Simulation, pairs: Sequence[TokenPair], scales: Mapping[str, Tensor]
-    ) -> tuple[Study, Tensor]:
-        """The real changes at the simulated end, ``[R]``, and the study with what they tell of curvature."""
+    ) -> tuple[Study, Tensor, float]:
+        """The real changes at the simulated end, ``[R]``, and the study with what they tell of curvature.
+
+        Where the model bends more than it moves there (its log-probabilities fall off a cliff that training, which sees
+        it coming, does not step over), the look is taken at half of the way, or half of that.
+        """
         w = found.coefficients + found.stand_ins
         state = study.products.move(torch.arange(len(w)), w)
         length = study.products.length(state, w)
@@ -442,19 +450,29 @@ class _Run:
             tokens = sum(pair.total for pair in some)
             self.watch.phase("look: where training goes", pairs=len(some), tokens=tokens)
             step = step_along(engine, some, w.view(-1, 2), scales, self.watch)
-            watched = [*some, *self.held]
-            self.watch.phase("look: what is there", pairs=len(watched), tokens=sum(pair.total for pair in watched))
-            with moved(engine.parameters, step):
-                after = paired_logps(
-                    engine.model, watched, batch_tokens=engine.batch_tokens, watch=self.watch
-                ).flatten()
-                others = [Response(text.prompt, text.chosen) for text in self.text_tokens]
-                after = torch.cat([after, response_logps(engine.model, others, batch_tokens=engine.batch_tokens)])
-            self.folder.keep(path, {"logps": after})
-            kept = {"logps": after}, {}
+            for size in _LOOK_SIZES:
+                after = self._read_at(engine, some, step, size)
+                if _nearly_linear(after - study.logps, size * linear):
+                    break
+            self.folder.keep(path, {"logps": after}, {"size": size})
+            kept = {"logps": after}, {"size": size}
         self.seconds["look"] = time.monotonic() - started
-        looked = kept[0]["logps"] - study.logps
-        return study.with_curvature(Curvature(looked - linear, length)), looked
+        size, looked = kept[1]["size"], kept[0]["logps"] - study.logps
+        if size < 1:
+            self.watch.note(
+                f"Where the simulated run ends the model is far from linear: it was looked at {size:g} of the way. "
+                "Take the counts with care."
+            )
+        return study.with_curvature(Curvature(looked - size * linear, size**2 * length)), looked, size
+
+    def _read_at(self, engine: Engine, some: Sequence[TokenPair], step: Mapping[str, Tensor], size: float) -> Tensor:
+        """The real log-probabilities of all rows at a point along a step, ``[R]``."""
+        watched = [*some, *self.held]
+        self.watch.phase("look: what is there", pairs=len(watched), tokens=sum(pair.total for pair in watched))
+        with moved(engine.parameters, step, size):
+            after = paired_logps(engine.model, watched, batch_tokens=engine.batch_tokens, watch=self.watch).flatten()
+            others = [Response(text.prompt, text.chosen) for text in self.text_tokens]
+            return torch.cat([after, response_logps(engine.model, others, batch_tokens=engine.batch_tokens)])
 
     def _outside(
         self,
@@ -520,6 +538,7 @@ class _Run:
         found: Simulation,
         outcome: Outcome,
         looked: Tensor | None,
+        size: float,
         kept: NDArray[np.int64],
         steps: Sequence[Step],
         pairs: Sequence[TokenPair],
@@ -546,6 +565,7 @@ class _Run:
             rows = looked[: 2 * n].view(n, 2)
             summary["look"] = {
                 "step": found.steps,
+                "size": size,
                 "displaced": float((rows[:, 0] < 0).double().mean()),
                 "chosen": float(rows[:, 0].mean()),
                 "rejected": float(rows[:, 1].mean()),
@@ -567,6 +587,11 @@ class _Run:
             "training_run_seconds": round(run, 3),
             "training_runs": round(total / run, 3) if whole and run else None,
         }
+
+
+def _nearly_linear(changes: Tensor, linear: Tensor) -> bool:
+    """Whether what curvature adds is on average no more than what the linear model says."""
+    return bool((changes - linear).abs().mean() <= linear.abs().mean())
 
 
 def _typical(found: Simulation, study: Study, numbers: NDArray[np.int64]) -> Tensor:

@@ -16,7 +16,7 @@ from undertow.models.model import Model
 from undertow.runs.progress import Watcher
 from undertow.training.forward import pair_logps
 
-__all__ = ["EPSILON", "Minibatch", "Moments", "add_gradient", "scaling_of", "second_moments"]
+__all__ = ["EPSILON", "Minibatch", "Moments", "add_gradient", "lend_to_unseen", "scaling_of", "second_moments"]
 
 EPSILON = 1e-8
 """Of the optimisers, added to the root of their second moment."""
@@ -107,6 +107,27 @@ def second_moments(
     for value in total.values():
         value /= max(len(squares), 1)
     return Moments(total, sum(squares) / max(len(squares), 1))
+
+
+def lend_to_unseen(moments: Tensor, minibatches: Tensor, wanted: Tensor) -> None:
+    """Second moments of tokens that no minibatch had, in place: the mean of those that the fewest had.
+
+    A matrix that is also (or only) the unembedding has a little gradient in every token's row, so that a token that
+    none had looks like one whose gradient is always tiny: ``P`` would be some hundred times too large where a response
+    does have it, and drown all else in that response's features.
+
+    Args:
+        moments: ``V`` of an embedding, ``[tokens, width]``.
+        minibatches: ``[tokens]``, in how many a token came.
+        wanted: the numbers of the tokens that gradients will be scaled of.
+    """
+    had = minibatches > 0
+    unseen = wanted[~had[wanted]]
+    if len(unseen) and bool(had.any()):
+        fewest = torch.nonzero(minibatches == minibatches[had].min()).flatten()
+        lent = moments[fewest.to(moments.device)].mean(0)
+        unseen = unseen.to(moments.device)
+        moments[unseen] = torch.maximum(moments[unseen], lent)
 
 
 def clear_gradients(parameters: Mapping[str, nn.Parameter]) -> None:

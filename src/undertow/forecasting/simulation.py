@@ -111,16 +111,17 @@ class Study:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CurvePoint:
-    """Where the run stands after a step: means over the sample, and the batches' own numbers since the last point.
+    """Where the run stands after a step: means over the pairs of the sample that it trains, and the batches' own
+    numbers since the last point.
 
     Attributes:
         step: steps taken.
         batch_loss: as training logs it: the mean over the steps since the last point, each before it was taken.
-        loss: mean over the sample.
+        loss: mean over the pairs.
         chosen: mean change of the chosen responses, in nats.
         rejected: of the rejected ones.
         margin: mean of chosen less rejected, against the reference.
-        displaced: share of the sample's chosen responses that lie lower than at the start.
+        displaced: share of chosen responses that lie lower than at the start: the mean of how probable it is of each.
         accuracy: share of pairs whose margin against the reference is above 0.
         held_out: the same six of the held-out pairs (``batch_loss`` apart), where there are any.
         texts: ``[t]``, changes of the texts.
@@ -227,7 +228,8 @@ def simulate_order(
         return now.weights(logps)
 
     curve: list[CurvePoint] = []
-    watched = _watched(len(plan))
+    watched, squares = _watched(len(plan)), study.products.squares()
+    trained = torch.from_numpy(np.flatnonzero(np.isin(study.sample, kept)))
     end: LinearisedRun | None = None
     for stand in linearised_run(
         study.products,
@@ -242,18 +244,18 @@ def simulate_order(
         watch=watched.__contains__,
     ):
         since = losses[curve[-1].step if curve else 0 : stand.step]
-        curve.append(_point(study, loss.at_step(stand.step - 1), stand, float(np.mean(since)) if since else 0.0))
+        below = _below(study, squares, stand)
+        batch_loss = float(np.mean(since)) if since else 0.0
+        curve.append(_point(study, loss.at_step(stand.step - 1), stand, below, trained, batch_loss))
         end = stand
     assert end is not None
-    bend = end.changes - end.linear
-    error = forecast_error(study.products.squares(), end.linear, bend, end.length, study.sketch)
     first = np.zeros(study.pairs, dtype=np.int64)
     for number, step in reversed(list(enumerate(steps, 1))):
         first[kept[step.pairs]] = number
     return Simulation(
         linear=end.linear,
         changes=end.changes,
-        below=probability_below(end.changes, error),
+        below=below,
         coefficients=end.coefficients,
         stand_ins=end.stand_ins,
         length=end.length,
@@ -325,18 +327,25 @@ def _watched(steps: int) -> frozenset[int]:
     return frozenset(round(steps * (k + 1) / count) for k in range(count))
 
 
-def _point(study: Study, loss: PairLoss, stand: LinearisedRun, batch_loss: float) -> CurvePoint:
+def _below(study: Study, squares: Tensor, stand: LinearisedRun) -> Tensor:
+    """How probable it is that a response stands lower than at the start, ``[R]``."""
+    bend = stand.changes - stand.linear
+    error = forecast_error(squares, stand.linear, bend, stand.length, study.sketch)
+    return probability_below(stand.changes, error)
+
+
+def _point(
+    study: Study, loss: PairLoss, stand: LinearisedRun, below: Tensor, trained: Tensor, batch_loss: float
+) -> CurvePoint:
     n = len(study.sample)
-    changes = stand.changes
-    trained = _means(study, loss, torch.arange(n), changes[: 2 * n].view(n, 2))
-    held = {}
-    if study.held_out:
-        at = torch.arange(n, n + study.held_out)
-        held = _means(study, loss, at, changes[2 * n : study.paired_rows].view(-1, 2))
-    return CurvePoint(stand.step, batch_loss, **trained, held_out=held, texts=changes[study.paired_rows :].clone())
+    changes, lower = (values[: study.paired_rows].view(-1, 2) for values in (stand.changes, below))
+    means = _means(study, loss, trained, changes, lower)
+    held = _means(study, loss, torch.arange(n, n + study.held_out), changes, lower) if study.held_out else {}
+    return CurvePoint(stand.step, batch_loss, **means, held_out=held, texts=stand.changes[study.paired_rows :].clone())
 
 
-def _means(study: Study, loss: PairLoss, pairs: Tensor, changes: Tensor) -> dict[str, Any]:
+def _means(study: Study, loss: PairLoss, pairs: Tensor, changes: Tensor, lower: Tensor) -> dict[str, Any]:
+    changes = changes[pairs]
     logps = study.batch(pairs, changes)
     values = _values(loss, logps)
     return {
@@ -344,6 +353,6 @@ def _means(study: Study, loss: PairLoss, pairs: Tensor, changes: Tensor) -> dict
         "chosen": float(changes[:, 0].mean()),
         "rejected": float(changes[:, 1].mean()),
         "margin": float(logps.corrected_margin.mean()),
-        "displaced": float((changes[:, 0] < 0).double().mean()),
+        "displaced": float(lower[pairs, 0].mean()),
         "accuracy": float((logps.corrected_margin > 0).double().mean()),
     }

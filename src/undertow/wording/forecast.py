@@ -256,12 +256,10 @@ def _held_out(summary: Summary) -> list[str]:
 
 
 def _count(share: float, of: int) -> tuple[int, bool]:
-    """How many of so many a share is, and whether exactly; what is neither none nor all is said as neither."""
-    count = share * of
-    whole = round(count)
-    if abs(count - whole) < 1e-6:
-        return whole, True
-    return min(max(whole, 1), max(of - 1, 1)), False
+    """How many of so many a share is expected to be, and whether that is said without "about": of a count between none
+    and all it is where it is whole."""
+    whole = round(share * of)
+    return whole, whole in (0, of) or abs(share * of - whole) < 1e-6
 
 
 def _moves(chosen: float, rejected: float) -> str:
