@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,16 @@ import undertow as ut
 from engines import engine_of, gradients, responses_of, some_pairs
 from undertow.data.tokens.encoder import TokenPair
 from undertow.forecasting.folder import ForecastFolder
-from undertow.forecasting.measure import Engine, covering, minibatches, scaling
-from undertow.forecasting.moments import EPSILON, Moments, lend_to_unseen, scaling_of, second_moments
+from undertow.forecasting.measure import FEWEST_GRADIENTS, Engine, covering, minibatches, scaling
+from undertow.forecasting.moments import (
+    EPSILON,
+    Minibatch,
+    Moments,
+    lend_to_unseen,
+    scaling_of,
+    second_moments,
+    square_of_sums,
+)
 from undertow.maths.losses import PairLoss
 from undertow.models.gradients import Response
 from undertow.runs.progress import Silent
@@ -32,12 +42,14 @@ def starts(engine: Engine, pairs: list[TokenPair]) -> tuple[Tensor, Tensor]:
     return logps, logps + 3 * torch.randn(len(pairs), 2, generator=draw).double()
 
 
-def measured(engine: Engine, pairs: list[TokenPair], loss: PairLoss, clip: float | None, steps: list[Step]) -> Moments:
+def measured(
+    engine: Engine, pairs: list[TokenPair], loss: PairLoss, clip: float | None, steps: list[Step], parts: int = 1
+) -> Moments:
     logps, reference = starts(engine, pairs)
     batches = minibatches(steps, pairs, loss, logps, reference, None)
     return second_moments(
-        engine.model, engine.parameters, batches, clip=clip, batch_tokens=engine.batch_tokens, products=None,
-        watch=Silent(),
+        engine.model, engine.parameters, batches, clip=clip, parts=parts, batch_tokens=engine.batch_tokens,
+        products=None, watch=Silent(),
     )  # fmt: skip
 
 
@@ -86,6 +98,66 @@ def test_they_are_the_mean_square_of_the_minibatches_gradients(loss: PairLoss, l
         torch.testing.assert_close(value.flatten(), expected[name], rtol=1e-5, atol=1e-9 * float(expected[name].max()))
     assert sum(float(value.sum()) for value in found.by_name.values()) == pytest.approx(mean_square, rel=1e-6)
     assert all(parameter.grad is None for parameter in engine.parameters.values())
+
+
+def test_parts_of_a_minibatch_add_up_to_it() -> None:
+    whole = Minibatch(some_pairs(7), torch.arange(14.0).view(7, 2))
+    for count, sizes in ((1, [7]), (3, [2, 2, 3]), (7, [1] * 7), (50, [1] * 7)):
+        some = whole.parts(count)
+        assert [len(part.pairs) for part in some] == sizes
+        assert [pair for part in some for pair in part.pairs] == list(whole.pairs)
+        assert torch.equal(torch.cat([part.coefficients for part in some]), whole.coefficients)
+
+
+def test_the_square_of_sums_is_unbiased() -> None:
+    """Over all draws of four gradients out of three, summed by two, exactly; entries of one sign need no floor."""
+    of = torch.tensor([[1.0, 5.0], [2.0, 0.5], [4.0, 1.0]], dtype=torch.float64)
+    found, expected = [], []
+    for draw in itertools.product(range(3), repeat=4):
+        some = of[list(draw)]
+        squares = some.square().sum(0)
+        square_of_sums(squares, some.sum(0), parts=4, sums=2, crossed=2 * 2)
+        found.append(squares)
+        expected.append(some.view(2, 2, 2).sum(1).square().mean(0))
+    torch.testing.assert_close(torch.stack(found).mean(0), torch.stack(expected).mean(0), rtol=1e-12, atol=0)
+    opposed = torch.tensor([2.0 * 9], dtype=torch.float64)  # 3 and −3: a mean square below zero counts as zero
+    square_of_sums(opposed, torch.zeros(1).double(), parts=2, sums=1, crossed=2)
+    assert opposed == 18
+
+
+@pytest.mark.parametrize("clipped", [False, True])
+def test_minibatches_in_parts(clipped: bool) -> None:
+    """From each part's own gradient, cut to ``1/√k`` of what a minibatch may have."""
+    engine, loss, parts = engine_of(dtype=torch.float64), ut.losses.DPO(), 2
+    pairs = some_pairs(11)
+    halves = [half for step in STEPS for half in parted(step)]
+    norms, *_ = by_hand(engine, pairs, loss, None, halves)
+    clip = float(np.median(norms)) * 2**0.5 if clipped else None
+    limits = clip / 2**0.5 if clip else None
+    rows, logps, reference = gradients(engine, responses_of(pairs)), *starts(engine, pairs)
+    squares, sums = dict.fromkeys(engine.parameters, 0.0), dict.fromkeys(engine.parameters, 0.0)
+    for batch in minibatches(halves, pairs, loss, logps, reference, None):
+        at = [pairs.index(pair) for pair in batch.pairs]
+        weighed = [(2 * k + side, float(batch.coefficients[i, side])) for i, k in enumerate(at) for side in (0, 1)]
+        grad = {name: sum(c * rows[row][name] for row, c in weighed) for name in engine.parameters}
+        norm = float(torch.cat(list(grad.values())).norm())
+        kept = min(1.0, limits / norm) if limits else 1.0
+        for name in grad:
+            squares[name] = squares[name] + (kept * grad[name]) ** 2
+            sums[name] = sums[name] + kept * grad[name]
+    found = measured(engine, pairs, loss, clip, list(STEPS), parts)
+    M, n = len(halves), len(STEPS)
+    assert parts * n == M
+    for name, value in found.by_name.items():
+        mean = ((sums[name] ** 2 - squares[name]) / (M * (M - 1))).clamp_min(0)
+        expected = squares[name] / n + 2 * mean
+        torch.testing.assert_close(value.flatten(), expected, rtol=1e-5, atol=1e-9 * float(expected.max()))
+    assert found.mean_square == pytest.approx(sum(float(value.sum()) for value in found.by_name.values()), rel=1e-9)
+
+
+def parted(step: Step) -> list[Step]:
+    half = len(step.pairs) // 2
+    return [Step(step.pairs[part], step.shares[part], step.lr) for part in (slice(half), slice(half, None))]
 
 
 def test_a_token_that_no_minibatch_had_is_scaled_as_the_mean_of_the_others() -> None:
@@ -143,20 +215,20 @@ def test_they_are_kept_and_read_back(tmp_path: Path) -> None:
     logps, reference = starts(engine, pairs)
     found, square = scaling(
         engine, folder, minibatches(STEPS, pairs, ut.losses.DPO(), logps, reference, None), "adamw", 1.0, Silent(),
-        totals=(1, 1),
+        steps=len(STEPS), totals=(1, 1),
     )  # fmt: skip
-    expected = measured(engine, pairs, ut.losses.DPO(), 1.0, STEPS)
+    expected = measured(engine, pairs, ut.losses.DPO(), 1.0, STEPS, math.ceil(FEWEST_GRADIENTS / len(STEPS)))
     assert square == pytest.approx(expected.mean_square, rel=1e-6)
     for name, value in expected.by_name.items():
         torch.testing.assert_close(found[name], scaling_of(value).sqrt(), rtol=5e-3, atol=0)
-    again, same = scaling(engine, folder, iter(()), "adamw", 1.0, Silent(), totals=(0, 0))
+    again, same = scaling(engine, folder, iter(()), "adamw", 1.0, Silent(), steps=1, totals=(0, 0))
     assert same == square
     assert all(torch.equal(again[name], found[name]) for name in found)
 
 
 def test_sgd_scales_nothing(tmp_path: Path) -> None:
     engine = engine_of()
-    found, square = scaling(engine, ForecastFolder(tmp_path), iter(()), "sgd", 1.0, Silent(), totals=(0, 0))
+    found, square = scaling(engine, ForecastFolder(tmp_path), iter(()), "sgd", 1.0, Silent(), steps=1, totals=(0, 0))
     assert square == 1.0
     assert all((value == 1).all() for value in found.values())
 
@@ -184,7 +256,7 @@ def test_a_pair_outside_the_minibatches_has_features_as_long_as_the_others(tmp_p
     logps, reference = starts(engine, pairs)
     found, _ = scaling(
         engine, ForecastFolder(tmp_path), minibatches(STEPS, pairs[:11], ut.losses.DPO(), logps, reference, None),
-        "rmsprop", 1.0, Silent(), totals=(0, 0), responses=responses_of(pairs),
+        "rmsprop", 1.0, Silent(), steps=len(STEPS), totals=(0, 0), responses=responses_of(pairs),
     )  # fmt: skip
     rows = gradients(engine, responses_of(pairs))
     lengths = [sum(float((row[name] * found[name].flatten()).square().sum()) for name in found) for row in rows]

@@ -47,6 +47,11 @@ class Factor:
     height: int
     width: int
 
+    def folded(self, values: Tensor) -> Tensor:
+        """A whole gradient, flat, as it is added to a sketch: the rows that count, multiplied."""
+        some = values if self.rows is None else values.view(-1, self.width)[self.rows].flatten()
+        return some * self.values
+
     def part(self, first: int, count: int) -> tuple[Tensor | None, int, Tensor]:
         """Of ``count`` neighbouring rows from ``first`` on: which of them count (None: all), the place of the first
         among those that do, and their values."""
@@ -116,9 +121,7 @@ class Sketcher:
 
     def dense(self, name: str, response: int, values: Tensor) -> None:
         """A whole gradient that is not the product of two factors."""
-        factor = self._factors[name]
-        some = values if factor.rows is None else values.view(-1, factor.width)[factor.rows].flatten()
-        self._sketch.add(self.scaled[response], name, 0, some * factor.values)
+        self._sketch.add(self.scaled[response], name, 0, self._factors[name].folded(values))
         self._small.add(self.plain[response], name, 0, values * self._small.signs(name, 0, len(values)).to(values))
 
     def rows(self, name: str, response: int, rows: Tensor, values: Tensor) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,13 @@ def response_logps(model: Model, responses: Iterable[Response], *, batch_tokens:
 
 
 def step_along(
-    engine: Engine, pairs: Iterable[TokenPair], coefficients: Tensor, scales: Mapping[str, Tensor], watch: Watcher
+    engine: Engine,
+    pairs: Iterable[TokenPair],
+    coefficients: Tensor,
+    scales: Mapping[str, Tensor],
+    watch: Watcher,
+    *,
+    fold: Callable[[str, Tensor], None] | None = None,
 ) -> dict[str, Tensor]:
     """``P Σ coefficient · ∇ ln π(y|x)`` by parameter, for both responses of pairs.
 
@@ -50,6 +56,7 @@ def step_along(
         coefficients: ``[pairs, 2]``.
         scales: ``P^½`` by parameter.
         watch: told of the progress.
+        fold: given each gradient, flat, before it is scaled.
     """
     add_gradient(
         engine.model, pairs, coefficients, batch_tokens=engine.batch_tokens, products=engine.products, watch=watch
@@ -57,6 +64,8 @@ def step_along(
     found = {}
     for name, parameter in engine.parameters.items():
         if parameter.grad is not None:
+            if fold is not None:
+                fold(name, parameter.grad.flatten())
             found[name] = parameter.grad.mul_(scales[name]).mul_(scales[name])
             parameter.grad = None
     return found

@@ -22,10 +22,22 @@ from undertow.models.model import Model
 from undertow.runs.progress import Watcher
 from undertow.training.order import Step
 
-__all__ = ["LARGEST_KERNEL", "Engine", "covering", "measured_features", "minibatches", "scaling"]
+__all__ = [
+    "LARGEST_KERNEL",
+    "Engine",
+    "changes_along",
+    "covering",
+    "feature_factors",
+    "measured_features",
+    "minibatches",
+    "scaling",
+]
 
 MOST_COVERED = 512
 """Pairs whose minibatches the second moments are the mean of, at most."""
+
+FEWEST_GRADIENTS = 32
+"""That second moments are the mean of, at least: of fewer minibatches each is looked at in parts."""
 
 LARGEST_KERNEL = 8192
 """Rows up to which inner products are a matrix (256 MB in float32); beyond, simulations run on the features."""
@@ -126,6 +138,7 @@ def scaling(
     clip: float,
     watch: Watcher,
     *,
+    steps: int,
     totals: tuple[int, int],
     responses: Sequence[Response] = (),
 ) -> tuple[dict[str, Tensor], float]:
@@ -138,7 +151,8 @@ def scaling(
         optimiser: its name.
         clip: the longest gradient.
         watch: told of the progress.
-        totals: pairs and tokens of the minibatches.
+        steps: how many minibatches.
+        totals: pairs and tokens of them.
         responses: whose gradients will be scaled: their tokens may be ones that no minibatch had.
     """
     if optimiser == "sgd":
@@ -153,6 +167,7 @@ def scaling(
             engine.parameters,
             _noted(gradients, tables.values()),
             clip=clip,
+            parts=math.ceil(FEWEST_GRADIENTS / steps),
             batch_tokens=engine.batch_tokens,
             products=engine.products,
             watch=watch,
@@ -195,7 +210,7 @@ def measured_features(
     done = sum(len(part) for index, part in enumerate(parts) if index not in set(waiting))
     watch.phase("gradient features", pairs=len(responses), tokens=sum(one.total for one in responses), done=done)
     if waiting:
-        factors = factors_of(scales, sketch, _standing_out(engine, responses))
+        factors = feature_factors(engine, responses, scales, sketch)
         for index in waiting:
             _measure(engine, folder, index, parts[index], factors, sketch, watch)
     found = kept_features(folder, len(responses), part_rows, size)
@@ -227,6 +242,23 @@ def kept_features(folder: ForecastFolder, rows: int, part_rows: int, size: int) 
     return Measured(Features(scaled), Features(plain), logps)
 
 
+def changes_along(folder: ForecastFolder, direction: Tensor, rows: int, part_rows: int) -> Tensor:
+    """``S`` times the sketch of a move: what it changes in every response on the linear model, ``[R]``, float64.
+
+    Args:
+        folder: of the features.
+        direction: ``[D]``, the sketch of ``P^½ g``.
+        rows: ``R``.
+        part_rows: of each part but the last.
+    """
+    found = []
+    for index, begin in enumerate(range(0, rows, part_rows)):
+        part = _part(folder, index, min(part_rows, rows - begin), len(direction))
+        assert part is not None
+        found.append(spread_out(part["scaled"], part["largest"]).double() @ direction.double())
+    return torch.cat(found)
+
+
 def _measure(
     engine: Engine,
     folder: ForecastFolder,
@@ -255,6 +287,13 @@ def _measure(
     plain = torch.cat([found.plain for found in rows]).cpu()
     logps = torch.cat([found.logps for found in rows]).cpu()
     folder.keep(folder.part(index), {"scaled": scaled, "largest": largest, "plain": plain, "logps": logps})
+
+
+def feature_factors(
+    engine: Engine, responses: Sequence[Response], scales: Mapping[str, Tensor], sketch: CountSketch
+) -> dict[str, Factor]:
+    """What gradients are multiplied by before they are folded, for features of these responses."""
+    return factors_of(scales, sketch, _standing_out(engine, responses))
 
 
 def _standing_out(engine: Engine, responses: Sequence[Response]) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from undertow.models.model import Model
 from undertow.runs.progress import Watcher
 from undertow.training.forward import pair_logps
 
-__all__ = ["EPSILON", "Minibatch", "Moments", "add_gradient", "lend_to_unseen", "scaling_of", "second_moments"]
+__all__ = ["EPSILON", "Minibatch", "Moments", "add_gradient", "lend_to_unseen", "scaling_of", "second_moments", "square_of_sums"]
 
 EPSILON = 1e-8
 """Of the optimisers, added to the root of their second moment."""
@@ -31,6 +31,16 @@ class Minibatch:
 
     pairs: Sequence[TokenPair]
     coefficients: Tensor
+
+    def parts(self, count: int) -> list[Minibatch]:
+        """It in so many parts of about equal size, or in single pairs where it has fewer; their gradients add up to
+        its own."""
+        ends = [len(self.pairs) * k // count for k in range(count + 1)] if count < len(self.pairs) else None
+        ends = ends or list(range(len(self.pairs) + 1))
+        return [
+            Minibatch(self.pairs[begin:end], self.coefficients[begin:end])
+            for begin, end in zip(ends, ends[1:], strict=False)
+        ]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,28 +95,67 @@ def second_moments(
     minibatches: Iterable[Minibatch],
     *,
     clip: float | None,
+    parts: int = 1,
     batch_tokens: int,
     products: torch.dtype | None,
     watch: Watcher,
 ) -> Moments:
-    """Run the minibatches through the model as it is; every gradient is cut to the length ``clip``."""
-    total = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
-    squares: list[float] = []
+    """Run the minibatches through the model as it is; every gradient is cut to the length ``clip``.
+
+    A mean over few minibatches is a poor one, and ``P`` is large where they happen to say little. Each is then looked
+    at in parts, see :func:`square_of_sums`. A part is as long as its minibatch over the root of their number, about,
+    and is cut to as much of ``clip``.
+
+    Args:
+        model: as it is.
+        parameters: by name.
+        minibatches: of the run.
+        clip: the longest gradient; None for no clipping.
+        parts: of each minibatch.
+        batch_tokens: tokens of one forward and backward pass.
+        products: bfloat16 for mixed precision.
+        watch: told of the progress.
+    """
+    squares = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
+    totals = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()} if parts > 1 else {}
+    steps, seen, crossed = 0, 0, 0
     for minibatch in minibatches:
-        clear_gradients(parameters)
-        add_gradient(
-            model, minibatch.pairs, minibatch.coefficients, batch_tokens=batch_tokens, products=products, watch=watch
-        )
-        found = {name: parameter.grad for name, parameter in parameters.items() if parameter.grad is not None}
-        norm = math.sqrt(sum(float(grad.square().sum(dtype=torch.float64)) for grad in found.values()))
-        kept = min(1.0, clip / norm) if clip is not None and norm > 0 else 1.0
-        squares.append((kept * norm) ** 2)
-        for name, grad in found.items():
-            total[name].addcmul_(grad, grad, value=kept * kept)
+        some = minibatch.parts(parts)
+        steps, seen, crossed = steps + 1, seen + len(some), crossed + len(some) * (len(some) - 1)
+        for part in some:
+            clear_gradients(parameters)
+            add_gradient(model, part.pairs, part.coefficients, batch_tokens=batch_tokens, products=products, watch=watch)
+            found = {name: parameter.grad for name, parameter in parameters.items() if parameter.grad is not None}
+            norm = math.sqrt(sum(float(grad.square().sum(dtype=torch.float64)) for grad in found.values()))
+            kept = min(1.0, clip / math.sqrt(len(some)) / norm) if clip is not None and norm > 0 else 1.0
+            for name, grad in found.items():
+                squares[name].addcmul_(grad, grad, value=kept * kept)
+                if totals:
+                    totals[name].add_(grad, alpha=kept)
     clear_gradients(parameters)
-    for value in total.values():
-        value /= max(len(squares), 1)
-    return Moments(total, sum(squares) / max(len(squares), 1))
+    for name, value in squares.items():
+        square_of_sums(value, totals.pop(name, None), parts=seen, sums=max(steps, 1), crossed=crossed)
+    return Moments(squares, sum(float(value.sum(dtype=torch.float64)) for value in squares.values()))
+
+
+def square_of_sums(squares: Tensor, total: Tensor | None, *, parts: int, sums: int, crossed: int) -> None:
+    """The mean square of sums of independent gradients, in place of ``squares``, from the gradients by themselves.
+
+    Of a sum of k: ``E[(Σ g)²] = k E[g²] + k (k − 1) E[g]²``, and ``E[g]²`` has the unbiased estimate
+    ``((Σ g)² − Σ g²) / (M (M − 1))`` over all M, or 0 where that is below.
+
+    Args:
+        squares: ``Σ g²`` over all.
+        total: ``Σ g`` over all; its values are lost. None where each sum is of one.
+        parts: ``M``, how many there are.
+        sums: how many sums.
+        crossed: ``Σ k (k − 1)`` over the sums.
+    """
+    if total is None or not crossed:
+        squares.div_(sums)
+        return
+    mean = total.square_().sub_(squares).clamp_min_(0).div_(parts * (parts - 1))
+    squares.div_(sums).add_(mean, alpha=crossed / sums)
 
 
 def lend_to_unseen(moments: Tensor, minibatches: Tensor, wanted: Tensor) -> None:

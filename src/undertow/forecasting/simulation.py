@@ -173,7 +173,8 @@ class Simulation:
 def sample_steps(
     steps: Sequence[Step], kept: NDArray[np.int64], sample: NDArray[np.int64], *, seed: int
 ) -> list[SampleStep]:
-    """A run's steps over the pairs that have features: others are stood in for by ones drawn at random.
+    """A run's steps over the pairs that have features: others are stood in for, by each of them as often, in a random
+    order, and where there are enough by ones that the step does not have yet.
 
     Args:
         steps: positions in the training set.
@@ -187,13 +188,16 @@ def sample_steps(
     able = np.flatnonzero(np.isin(sample, kept))  # those that are trained: a pair left out acts on nobody
     if not able.size:
         raise OptionError("no pair of the training set has features: filter less, or give --sample more pairs.")
-    draw = np.random.default_rng(seed)
+    draw, uses = np.random.default_rng(seed), np.zeros(len(sample))
     found = []
     for step in steps:
         numbers = kept[step.pairs]
         at = np.minimum(np.searchsorted(sample, numbers), len(sample) - 1)
         own = sample[at] == numbers
-        at = np.where(own, at, able[draw.integers(0, len(able), len(numbers))])
+        rarest = able[np.lexsort((draw.random(len(able)), uses[able], np.isin(able, at[own])))]
+        at = np.where(own, at, 0)
+        at[~own] = np.resize(rarest, int((~own).sum()))
+        np.add.at(uses, at[~own], 1)
         found.append(SampleStep(torch.from_numpy(at), torch.from_numpy(step.shares), torch.from_numpy(own), step.lr))
     return found
 

@@ -61,7 +61,8 @@ class LinearisedRun:
         changes: ``[R]``, the same with curvature, where that is known.
         coefficients: ``[2n]``, the summed step weights of the pairs at their own steps: ``Σ ± lr·c·d``.
         stand_ins: ``[2n]``, the same where they stood in for others.
-        length: ``wᵀKw`` of all of them together.
+        length: ``wᵀKw`` of all of them together, with each pair that was stood in for apart: it is another one than
+            the pair that stood in for it, and than that one's other parts.
         clipped: how many steps so far had a longer gradient than there may be.
     """
 
@@ -109,6 +110,7 @@ def linearised_run(
     blocks = products.blocks(pairs)
     taken = torch.zeros(2, 2 * pairs, dtype=torch.float64)  # as themselves, as stand-ins
     average = torch.zeros_like(taken)
+    apart = _Apart(scale.momentum)
     momentum, length = scale.momentum, 0.0
     stands_in = any(not bool(step.own.all()) for step in steps)
     clipped = 0
@@ -124,6 +126,11 @@ def linearised_run(
         both = taken.view(2, pairs, 2)[:, numbers]
         moved = both[1] + torch.where(own.unsqueeze(1), torch.zeros_like(both[0]), both[0])
         return own_parts(blocks[numbers], moved.flatten())
+
+    def moved_apart() -> float:
+        """What ``wᵀKw`` counts of a pair's parts together, though they stand for pairs that differ."""
+        own, whole = taken[0].view(pairs, 2, 1), taken.sum(0).view(pairs, 2, 1)
+        return _squares(blocks, whole) - _squares(blocks, own) - apart.length
 
     def stand() -> LinearisedRun:
         linear = products.read(state).clone()
@@ -158,10 +165,40 @@ def linearised_run(
             state = state + size * products.move(flat, a)
             taken.view(-1).index_add_(0, whose, size * a)
         length = products.length(state, taken.sum(0))
+        if stands_in:
+            acts = a.view(-1, 2, 1)[~step.own]
+            apart.advance(_squares(blocks[step.pairs[~step.own]], acts), size)
+            length -= moved_apart()
         if watch is not None and watch(number):
             yield stand()
     if watch is None or not watch(number):
         yield stand()
+
+
+@dataclass(slots=True)
+class _Apart:
+    """``Σ wᵀKw`` over single actions, as an optimiser's momentum spreads each over the steps after it.
+
+    An action ``a`` of step s has moved ``g_s a`` by step t, ``g_s = Σ_u size_u m_s(u)`` with ``m_s(u) = (1−β) βᵘ⁻ˢ``:
+    ``length`` is ``Σ_s g_s² aᵀKa``, and the two other sums carry it from step to step.
+    """
+
+    momentum: float
+    length: float = 0.0
+    crossed: float = 0.0  # Σ g m aᵀKa
+    moving: float = 0.0  # Σ m² aᵀKa
+
+    def advance(self, squares: float, size: float) -> None:
+        """One more step of this size, with actions of ``Σ aᵀKa``."""
+        self.moving = self.momentum**2 * self.moving + (1 - self.momentum) ** 2 * squares
+        self.crossed *= self.momentum
+        self.length += 2 * size * self.crossed + size**2 * self.moving
+        self.crossed += size * self.moving
+
+
+def _squares(blocks: Tensor, values: Tensor) -> float:
+    """``Σ vᵀ K v`` of vectors ``[k, 2, 1]`` and blocks ``[k, 2, 2]``."""
+    return float((values.transpose(1, 2) @ blocks @ values).sum())
 
 
 def _spread(rows: Tensor, values: Tensor, count: int) -> Tensor:
