@@ -13,6 +13,7 @@ from run_folders import compared, forecast, held_out, made, train_settings, trai
 from undertow.forecasting.forecast import forecast_to_folder
 from undertow.forecasting.outcome import share_displaced
 from undertow.forecasting.settings import ForecastSettings
+from undertow.wording.forecast import forecast_verdict
 
 RUN = {"lr": 1e-4, "batch_size": 3}
 
@@ -79,3 +80,14 @@ def test_where_the_run_ends_off_a_cliff_the_look_is_taken_before_it(
     assert far["look"]["size"] < 1
     again = json.loads((forecast(data, model, tmp_path / "far", run={"lr": 3e-2}) / "forecast.json").read_text())
     assert again["end"] == far["end"]
+
+
+def test_where_no_look_is_near_enough_nothing_is_counted(runs: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    """And the headline says why, and what to do."""
+    data, model, _ = runs
+    summary = json.loads((forecast(data, model, tmp_path / "far", run={"lr": 10.0}) / "forecast.json").read_text())
+    assert (summary["look"]["told"], summary["counts"]) == (False, False)
+    verdict = forecast_verdict(summary)
+    assert "%" not in verdict.number
+    assert "A lower learning rate" in " ".join(verdict.sentences)
+    assert "--no-look" not in " ".join(verdict.sentences)

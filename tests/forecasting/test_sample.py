@@ -18,6 +18,7 @@ from tiny import tiny_folder, tiny_tokenizer
 from undertow.forecasting import forecast as forecast_module
 from undertow.forecasting.folder import read_tensors
 from undertow.forecasting.forecast import _typical, forecast_to_folder
+from undertow.forecasting.look import response_logps
 from undertow.forecasting.measure import bytes_needed
 from undertow.forecasting.settings import ForecastSettings
 from undertow.forecasting.simulation import Simulation, Study, simulated
@@ -76,7 +77,7 @@ def test_pairs_outside_have_a_push_and_no_forecast(inputs, order: str, look: boo
 
 @pytest.mark.parametrize("order", ["train", "unknown"])
 def test_pushes_of_pairs_outside_are_those_of_their_exact_gradients(inputs, order: str, tmp_path: Path) -> None:
-    """Two forward passes give what ``K`` says between a pair and the protected, with the scaling that was measured;
+    """A forward pass gives what ``K`` says between a pair and the protected, with the scaling that was measured;
     times the step weights that a pair of the sample gets on average (of sixteen or fewer: all of them)."""
     data, model = inputs
     out = tmp_path / "out"
@@ -96,6 +97,42 @@ def test_pushes_of_pairs_outside_are_those_of_their_exact_gradients(inputs, orde
     push = np.array(columns(out)["push"])
     outside = np.setdiff1d(np.arange(ROWS), sample)
     np.testing.assert_allclose(push[outside], expected[outside], rtol=0.02, atol=0.02 * np.abs(expected).mean())
+
+
+@pytest.mark.parametrize("order", ["train", "unknown"])
+def test_the_look_moves_along_pairs_outside_as_well(inputs, order: str, tmp_path: Path) -> None:
+    """The sample's pairs do their own part once, and as many others what all others are expected to do; what the linear
+    model says of that move is ``⟨∇_r, P Σ w ∇⟩`` with exact gradients, within the sketch's error."""
+    data, model = inputs
+    out, settings = tmp_path / "out", settings_of(sample=8, order=order, orders=3, look=True)
+    forecast_to_folder(data, str(model), out, settings)
+    stored = read_stored(out)
+    sample, scaled = stored.study.sample, read_tensors(out / "forecast" / "scaling.safetensors")
+    looked = read_tensors(out / "forecast" / "look.safetensors")
+    assert scaled is not None
+    assert looked is not None
+    engine, scales = engine_of(), scaled[0]
+    before = simulated(stored.study.with_curvature(None), settings.train, stored.kept, order=order, orders=3)
+    others = np.setdiff1d(np.arange(ROWS), sample)
+    acting = np.sort(np.random.default_rng(settings.train.seed).permutation(others)[:8])
+    w = torch.zeros(ROWS, 2, dtype=torch.float64)
+    w[torch.from_numpy(sample)] = before.coefficients.view(-1, 2)
+    w[torch.from_numpy(acting)] = _typical(before, stored.study, acting) * (len(others) / len(acting))
+    rows = gradients(engine, responses_by_hand())
+    inside = [rows[2 * int(number) + side] for number in sample for side in (0, 1)]
+    expected = entanglement(inside, rows, scales) @ w.flatten()
+    error = (looked[0]["linear"] - expected).norm() / expected.norm()
+    assert error < 0.05
+    move = {name: scales[name].double().flatten() ** 2 * sum(
+        float(c) * row[name] for c, row in zip(w.flatten(), rows, strict=True)) for name in scales}  # fmt: skip
+    length = sum(float((move[name] ** 2 / scales[name].double().flatten() ** 2).sum()) for name in scales)
+    assert looked[1]["length"] == pytest.approx(before.length if order == "unknown" else length, rel=0.05)
+    with torch.no_grad():
+        for name, parameter in engine.parameters.items():
+            parameter += (looked[1]["size"] * move[name]).view(parameter.shape).to(parameter)
+    there = response_logps(engine.model, [one for number in sample for one in responses_by_hand()[2 * number :][:2]],
+                           batch_tokens=200)  # fmt: skip
+    torch.testing.assert_close(looked[0]["logps"], there, rtol=0, atol=1e-3)
 
 
 def responses_by_hand() -> list[Response]:

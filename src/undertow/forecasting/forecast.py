@@ -370,6 +370,8 @@ class _Run:
         counts = [training_set[int(position)].total for step in some for position in step.pairs]
         rows = [pairs[int(number)] for number in sample] + list(self.held)
         responses = self._responses(pairs, sample)
+        # Moves go along pairs without features too: their tokens' rows want a scaling as well.
+        scaled = self._responses(pairs, np.arange(len(pairs)))
         started = time.monotonic()
         scales, mean_square = scaling(
             engine,
@@ -380,7 +382,7 @@ class _Run:
             self.watch,
             steps=len(some),
             totals=(len(counts), sum(counts)),
-            responses=responses,
+            responses=scaled,
         )
         self.seconds["second_moments"] = time.monotonic() - started
         self.seconds["training_run"] = (
@@ -446,8 +448,9 @@ class _Run:
         pairs: Sequence[TokenPair],
         kept: NDArray[np.int64],
         scales: Mapping[str, Tensor],
-    ) -> tuple[Study, Tensor, float]:
-        """The real changes at the simulated end, ``[R]``, and the study with what they tell of curvature.
+    ) -> tuple[Study, Tensor | None, float]:
+        """The study with what a look tells of curvature, the real changes there, ``[R]``, and how far on the way to the
+        simulated end it was taken; where it tells nothing, the study as it is and None.
 
         Where the model bends more than it moves there (its log-probabilities fall off a cliff that training, which sees
         it coming, does not step over), the look is taken at half of the way, or half of that.
@@ -463,6 +466,12 @@ class _Run:
         self.seconds["look"] = time.monotonic() - started
         tensors, numbers = kept_look
         size, looked = numbers["size"], tensors["logps"] - study.logps
+        if not numbers["told"]:
+            self.watch.note(
+                f"Even {size:g} of the way to where the simulated run ends the model is far from linear: nothing can be "
+                "counted. A lower learning rate gives a forecast, and probably a better model."
+            )
+            return study, None, size
         if size < 1:
             self.watch.note(
                 f"Where the simulated run ends the model is far from linear: it was looked at {size:g} of the way. "
@@ -505,15 +514,18 @@ class _Run:
             del factors
             linear = changes_along(self.folder, direction.cpu(), len(study.logps), 2 * self.settings.part_pairs)
             length = float(direction.double().square().sum())
+            # What orders differ in has averaged out of the move: each order's own is longer, and bends by as much.
+            length = found.length if self.settings.order == "unknown" else length
         else:
             step = step_along(engine, some, w, scales, self.watch)
             linear = study.products.read(study.products.move(torch.arange(w.numel()), w.flatten()))
             length = found.length
         for size in _LOOK_SIZES:
             after = self._read_at(engine, some[: len(study.sample)], step, size)
-            if _nearly_linear(after - study.logps, size * linear):
+            told = _nearly_linear(after - study.logps, size * linear)
+            if told:
                 break
-        return {"logps": after, "linear": linear}, {"size": size, "length": length}
+        return {"logps": after, "linear": linear}, {"size": size, "length": length, "told": float(told)}
 
     def _read_at(self, engine: Engine, some: Sequence[TokenPair], step: Mapping[str, Tensor], size: float) -> Tensor:
         """The real log-probabilities of all rows at a point along a step, ``[R]``."""
@@ -612,11 +624,11 @@ class _Run:
             "cost": self._cost(),
             "assumed": not_simulated(self.train),
         }
+        if self.settings.look:
+            summary["look"] = {"step": found.steps, "size": size, "told": looked is not None}
         if looked is not None:
             rows = looked[: 2 * n].view(n, 2)
-            summary["look"] = {
-                "step": found.steps,
-                "size": size,
+            summary["look"] |= {
                 "displaced": float((rows[:, 0] < 0).double().mean()),
                 "chosen": float(rows[:, 0].mean()),
                 "rejected": float(rows[:, 1].mean()),

@@ -111,8 +111,8 @@ class Study:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CurvePoint:
-    """Where the run stands after a step: means over the pairs of the sample that it trains, and the batches' own
-    numbers since the last point.
+    """Where the run stands after a step: means over the pairs of the sample that it trains (or others that were asked
+    for), and the batches' own numbers since the last point.
 
     Attributes:
         step: steps taken.
@@ -210,6 +210,7 @@ def simulate_order(
     order: Order = "train",
     world_size: int = 1,
     seed: int | None = None,
+    counted: NDArray[np.int64] | None = None,
 ) -> Simulation:
     """One run in one order.
 
@@ -220,6 +221,7 @@ def simulate_order(
         order: which pairs come when.
         world_size: processes that train together.
         seed: of an unknown order.
+        counted: the numbers of the pairs that the curve's means are over; those that are trained, where None.
     """
     loss = settings.loss.make()
     steps = training_steps(len(kept), settings, world_size=world_size, order=order, seed=seed)
@@ -233,7 +235,7 @@ def simulate_order(
 
     curve: list[CurvePoint] = []
     watched, squares = _watched(len(plan)), study.products.squares()
-    trained = torch.from_numpy(np.flatnonzero(np.isin(study.sample, kept)))
+    told = torch.from_numpy(np.flatnonzero(np.isin(study.sample, kept if counted is None else counted)))
     end: LinearisedRun | None = None
     for stand in linearised_run(
         study.products,
@@ -250,7 +252,7 @@ def simulate_order(
         since = losses[curve[-1].step if curve else 0 : stand.step]
         below = _below(study, squares, stand)
         batch_loss = float(np.mean(since)) if since else 0.0
-        curve.append(_point(study, loss.at_step(stand.step - 1), stand, below, trained, batch_loss))
+        curve.append(_point(study, loss.at_step(stand.step - 1), stand, below, told, batch_loss))
         end = stand
     assert end is not None
     first = np.zeros(study.pairs, dtype=np.int64)
@@ -279,14 +281,15 @@ def simulated(
     order: Order = "train",
     orders: int = 20,
     world_size: int = 1,
+    counted: NDArray[np.int64] | None = None,
 ) -> Simulation:
     """One run in the order that is known, or the mean over so many random ones; see :func:`simulate_order`."""
-    if order != "unknown":
-        return simulate_order(study, settings, kept, order=order, world_size=world_size)
-    seeds = (settings.seed + k for k in range(orders))
-    return mean_of(
-        [simulate_order(study, settings, kept, order=order, world_size=world_size, seed=seed) for seed in seeds]
-    )
+    seeds = [None] if order != "unknown" else [settings.seed + k for k in range(orders)]
+    found = [
+        simulate_order(study, settings, kept, order=order, world_size=world_size, seed=seed, counted=counted)
+        for seed in seeds
+    ]
+    return found[0] if order != "unknown" else mean_of(found)
 
 
 def mean_of(found: Sequence[Simulation]) -> Simulation:
@@ -339,11 +342,11 @@ def _below(study: Study, squares: Tensor, stand: LinearisedRun) -> Tensor:
 
 
 def _point(
-    study: Study, loss: PairLoss, stand: LinearisedRun, below: Tensor, trained: Tensor, batch_loss: float
+    study: Study, loss: PairLoss, stand: LinearisedRun, below: Tensor, told: Tensor, batch_loss: float
 ) -> CurvePoint:
     n = len(study.sample)
     changes, lower = (values[: study.paired_rows].view(-1, 2) for values in (stand.changes, below))
-    means = _means(study, loss, trained, changes, lower)
+    means = _means(study, loss, told, changes, lower)
     held = _means(study, loss, torch.arange(n, n + study.held_out), changes, lower) if study.held_out else {}
     return CurvePoint(stand.step, batch_loss, **means, held_out=held, texts=stand.changes[study.paired_rows :].clone())
 

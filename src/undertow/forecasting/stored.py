@@ -38,13 +38,15 @@ from undertow.scoring.columns import numbers_of
 from undertow.scoring.shards import read_scores
 from undertow.training.settings import option_defaults, recorded_options
 
-__all__ = ["SIMULATED", "Stored", "read_stored", "simulate"]
+__all__ = ["RANDOM", "SIMULATED", "Stored", "planned", "read_stored", "simulate"]
 
 SIMULATED = (
     *("loss", "beta", "loss_args", "calibrated", "epochs", "max_steps", "batch_size", "accumulate", "lr", "optimiser"),
     *("schedule", "warmup_steps", "weight_decay", "max_grad_norm", "seed"),
 )
 """Options of training that a simulation takes, by their names; all others ask for other features."""
+RANDOM = "random"
+"""A column without meaning: leaving pairs out by it is also a shorter run, with which other filters are compared."""
 _OWN = ("order", "orders", "world_size", "protect")
 
 
@@ -56,7 +58,7 @@ class Stored:
         study: its features.
         kept: the numbers of the pairs that it trained on.
         groups: of its texts, one name each.
-        table: the scores and the forecast of all pairs.
+        table: the scores and the forecast of all pairs, and a column ``random``, the yardstick of filters.
         summary: what ``forecast.json`` holds.
         options: of the run that it foretold, by name.
     """
@@ -87,6 +89,7 @@ def read_stored(folder: str | Path) -> Stored:
         raise DataError(f"{path} is missing or damaged: {_again(folder)}.")
     arguments = summary["arguments"]
     table = read_scores(folder)
+    table = table.append_column(RANDOM, pa.array(np.random.default_rng(0).random(len(table))))
     texts = folder / TEXTS_FORECAST
     groups = pq.read_table(texts, columns=["group"])["group"].to_pylist() if texts.exists() else []
     try:
@@ -197,9 +200,8 @@ def simulate(folder: str | Path, *, filter: str | Iterable[str] = (), **options:
     """
     stored = read_stored(folder)
     rules = [filter] if isinstance(filter, str) else list(filter)
-    settings = _settings(stored, folder, options)
+    settings, kept = planned(stored, folder, options, rules)
     train, study = settings.train, stored.study
-    kept = np.setdiff1d(stored.kept, _left_out(stored, rules))
     found = simulated(study, train, kept, order=settings.order, orders=settings.orders, world_size=settings.world_size)
     outcome = outcome_of(study, found, protect=settings.protect, groups=stored.groups)
     parts = {
@@ -234,6 +236,23 @@ def simulate(folder: str | Path, *, filter: str | Iterable[str] = (), **options:
         if name in summary:
             summary["forecast"][name] = stored.summary[name]
     return summary
+
+
+def planned(
+    stored: Stored, folder: str | Path, options: Mapping[str, Any], rules: Iterable[str]
+) -> tuple[ForecastSettings, NDArray[np.int64]]:
+    """A run that differs from the stored one: its settings, and the numbers of the pairs that it trains on.
+
+    Args:
+        stored: the forecast.
+        folder: where it stands, for messages.
+        options: by name, in which the run differs.
+        rules: what it leaves out besides.
+
+    Raises:
+        OptionError: an option needs other features, or cannot be used.
+    """
+    return _settings(stored, folder, options), np.setdiff1d(stored.kept, _left_out(stored, rules))
 
 
 def _left_out(stored: Stored, rules: Iterable[str]) -> list[int]:

@@ -9,6 +9,7 @@ __all__ = [
     "HELD_OUT_FORECAST",
     "PAIRS",
     "PAIR_FORECAST",
+    "SIMULATED_ARMS",
     "SUMMARIES",
     "SWEEP",
     "TEXTS_FORECAST",
@@ -36,3 +37,5 @@ PAIR_FORECAST, HELD_OUT_FORECAST, TEXTS_FORECAST = (
     "texts-forecast.parquet",
 )
 """Of a forecast, in the folder of its audit: one row a pair of the data, of the held-out pairs, and a text."""
+SIMULATED_ARMS = "simulated.json"
+"""Of simulations of several arms on a forecast's features: one row an arm; its page stands beside."""

@@ -272,6 +272,22 @@ def from_options(
         raise OptionError(f"{place}: {str(error).removeprefix('--')}") from error
 
 
+def typed_options(arm: Arm) -> dict[str, Any]:
+    """An arm's options by name, numbers as numbers.
+
+    Raises:
+        OptionError: there is no such option, or its value is of another kind; the message says where it stands.
+    """
+    found = {}
+    for name, entry in arm.items():
+        _check_name(name, entry, option_defaults())
+        try:
+            found[name] = _texts(name, entry.value) if name == "filter" else _typed(name, entry.value)
+        except OptionError as error:
+            raise OptionError(f"{entry.place}: {str(error).removeprefix('--')}") from error
+    return found
+
+
 def _settings(values: dict[str, Any]) -> tuple[str, TrainSettings]:
     """From every option's value, taken out one by one."""
     take = values.pop

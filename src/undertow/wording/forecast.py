@@ -50,8 +50,7 @@ def forecast_verdict(summary: Summary) -> Verdict:
     if not summary["counts"]:
         ranked = counted(data["sample"], "chosen response")
         sentences = [
-            "Without a look the forecast is a straight line: it says which chosen responses fall first, not how many "
-            "fall or how far. Shares and averages need the look: forecast again without --no-look.",
+            _straight_line(summary.get("look")),
             *_on_average(summary),
             *_held_out(summary),
         ]
@@ -77,6 +76,20 @@ def forecast_verdict(summary: Summary) -> Verdict:
         estimate = f"nearly {whole}" if count else f"few or none of {whole}"
     after = f" will have lost probability, so {estimate}; {moves}"
     return Verdict(before, number, after, tuple(sentences), tone)
+
+
+def _straight_line(look: Mapping[str, Any] | None) -> str:
+    """Why a forecast ranks and does not count."""
+    line = "is a straight line: it says which chosen responses fall first, not how many fall or how far."
+    if look and not look.get("told", True):
+        return (
+            f"Even {look['size']:g} of the way to where the simulated run ends the model is far from linear, so that a "
+            f"look tells nothing and the forecast {line} A lower learning rate gives a forecast, and probably a better "
+            "model."
+        )
+    return (
+        f"Without a look the forecast {line} Shares and averages need the look: forecast again without --no-look."
+    )
 
 
 def simulation_verdict(summary: Summary) -> Verdict:
