@@ -122,7 +122,9 @@ def run_cell(name: str, options: argparse.Namespace) -> None:
     )
     before = str(run / "run" / "sft" / "model") if sft else model
     pull = ["--pull"] if options.pull else []
-    own = [str(sum(1 for _ in ut.read_pairs(data)) // 4) if text == QUARTER else text for text in cell.get("forecast", [])]
+    own = [
+        str(sum(1 for _ in ut.read_pairs(data)) // 4) if text == QUARTER else text for text in cell.get("forecast", [])
+    ]
     forecast = [data, "--model", before, "--out", folder / "forecast", "--held-out", held_out, *pull, *shared, *own]
     timed(folder / "forecast.seconds", "forecast", *forecast)
     compare = ["--before", before, "--after", run / "run" / "model", "--generate", 0]

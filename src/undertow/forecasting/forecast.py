@@ -356,7 +356,7 @@ class _Run:
         reference: Tensor,
         norms: Tensor | None,
     ) -> tuple[Study, dict[str, Tensor]]:
-        some = covering(steps, kept, sample, seed=self.train.seed)
+        some = covering(steps, kept, np.union1d(sample, self._acting(kept, sample)), seed=self.train.seed)
         at_kept = torch.from_numpy(kept)
         training_set = [pairs[int(number)] for number in kept]
         batches = minibatches(
@@ -468,8 +468,8 @@ class _Run:
         size, looked = numbers["size"], tensors["logps"] - study.logps
         if not numbers["told"]:
             self.watch.note(
-                f"Even {size:g} of the way to where the simulated run ends the model is far from linear: nothing can be "
-                "counted. A lower learning rate gives a forecast, and probably a better model."
+                f"Even {size:g} of the way to where the simulated run ends the model is far from linear: nothing can "
+                "be counted. A lower learning rate gives a forecast, and probably a better model."
             )
             return study, None, size
         if size < 1:
@@ -479,6 +479,13 @@ class _Run:
             )
         bend = looked - size * tensors["linear"]
         return study.with_curvature(Curvature(bend, size**2 * numbers["length"])), looked, size
+
+    def _acting(self, kept: NDArray[np.int64], sample: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The numbers of pairs outside the sample, as many as are in it, that the look moves along in the name of all
+        outside."""
+        others = np.setdiff1d(kept, sample)
+        count = min(len(sample), len(others)) if self.settings.look else 0
+        return np.sort(np.random.default_rng(self.train.seed).permutation(others)[:count])
 
     def _looked(
         self,
@@ -492,10 +499,8 @@ class _Run:
         """Log-probabilities there, what the linear model says of the same move, its size and squared length."""
         some = [pairs[int(number)] for number in study.sample]
         w = found.coefficients.view(-1, 2)
-        others = np.setdiff1d(kept, study.sample)
+        others, acting = np.setdiff1d(kept, study.sample), self._acting(kept, study.sample)
         if len(others):
-            draw = np.random.default_rng(self.train.seed)
-            acting = np.sort(draw.permutation(others)[: max(len(some), 1)])
             w = torch.cat([w, _typical(found, study, acting) * (len(others) / len(acting))])
             some += [pairs[int(number)] for number in acting]
         self.watch.phase("look: where training goes", pairs=len(some), tokens=sum(pair.total for pair in some))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,16 @@ from undertow.models.model import Model
 from undertow.runs.progress import Watcher
 from undertow.training.forward import pair_logps
 
-__all__ = ["EPSILON", "Minibatch", "Moments", "add_gradient", "lend_to_unseen", "scaling_of", "second_moments", "square_of_sums"]
+__all__ = [
+    "EPSILON",
+    "Minibatch",
+    "Moments",
+    "add_gradient",
+    "lend_to_unseen",
+    "scaling_of",
+    "second_moments",
+    "square_of_sums",
+]
 
 EPSILON = 1e-8
 """Of the optimisers, added to the root of their second moment."""
@@ -38,8 +48,7 @@ class Minibatch:
         ends = [len(self.pairs) * k // count for k in range(count + 1)] if count < len(self.pairs) else None
         ends = ends or list(range(len(self.pairs) + 1))
         return [
-            Minibatch(self.pairs[begin:end], self.coefficients[begin:end])
-            for begin, end in zip(ends, ends[1:], strict=False)
+            Minibatch(self.pairs[begin:end], self.coefficients[begin:end]) for begin, end in itertools.pairwise(ends)
         ]
 
 
@@ -124,7 +133,9 @@ def second_moments(
         steps, seen, crossed = steps + 1, seen + len(some), crossed + len(some) * (len(some) - 1)
         for part in some:
             clear_gradients(parameters)
-            add_gradient(model, part.pairs, part.coefficients, batch_tokens=batch_tokens, products=products, watch=watch)
+            add_gradient(
+                model, part.pairs, part.coefficients, batch_tokens=batch_tokens, products=products, watch=watch
+            )
             found = {name: parameter.grad for name, parameter in parameters.items() if parameter.grad is not None}
             norm = math.sqrt(sum(float(grad.square().sum(dtype=torch.float64)) for grad in found.values()))
             kept = min(1.0, clip / math.sqrt(len(some)) / norm) if clip is not None and norm > 0 else 1.0

@@ -18,8 +18,9 @@ __all__ = ["FEWEST", "MOST", "ForecastSettings", "Protect", "not_simulated"]
 Protect = Literal["displaced", "all", "held-out"]
 ALL_UP_TO, FEWEST, MOST = 500, 160, 2000
 """Pairs: all of them up to the first number; of more data a sample, of so many at least and at most."""
-_COST_OF_A_PAIR = 3.0
-"""Training steps on one pair that its second moments, features and look cost together, about."""
+_COST_OF_A_PAIR = 6.0
+"""Training steps on one pair that a pair of a sample costs: 2 its features, 1 its second moments, 1 and a third its
+part of the look, and 2 the pair outside the sample that the look takes besides."""
 _SHARE_OF_TRAINING = 1 / 3
 _LARGEST_SKETCH = 2**24
 

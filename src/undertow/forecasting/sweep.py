@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-from undertow.errors import OptionError
 from undertow.files import without_nonfinite, write_json
-from undertow.forecasting.outcome import means_record, outcome_of
-from undertow.forecasting.settings import not_simulated
+from undertow.forecasting.outcome import held_out_record, means_record, outcome_of
+from undertow.forecasting.settings import ForecastSettings, not_simulated
 from undertow.forecasting.simulation import CurvePoint, Simulation, Study, simulated
-from undertow.forecasting.stored import Stored, planned, read_stored
+from undertow.forecasting.stored import planned, read_stored
 from undertow.runs.names import SIMULATED_ARMS
 from undertow.runs.progress import Silent, Watcher
 from undertow.runs.recipes import Arm, Entry, read_arms
@@ -29,8 +29,9 @@ COMMON = "common"
 """In place of a file: the arms that people ask for most, which come with Undertow."""
 AS_FORECAST = "(as forecast)"
 """The arm that differs in nothing."""
-ENOUGH = 0.75
-"""The share of the forecast's own margin gain that arms are compared at: one that learns less is no remedy."""
+_LOWEST, _HIGHEST = 1 / 8, 2
+"""Of an arm's learning rate, the least and the greatest multiple at which it is compared."""
+_TRIES, _CLOSE = 12, 0.02
 _TENTH = 10
 _TIMES = re.compile(r"x\s*(\d+|\d*\.\d+|\d+\.\d*)")
 _MULTIPLIED = ("lr", "epochs")
@@ -43,14 +44,15 @@ def simulate_sweep(
 
     Args:
         folder: of the forecast.
-        file: arms as of ``undertow train --sweep``; or ``common``. ``lr`` and ``epochs`` may also be given as a multiple
-            of the forecast's: ``x0.5``.
+        file: arms as of ``undertow train --sweep``; or ``common``. ``lr`` and ``epochs`` may also be given as a
+            multiple of the forecast's: ``x0.5``.
         watch: told of the progress.
         **options: in which all arms differ from the forecast's run, by name.
 
     Returns:
-        ``arms``, a row each, the forecast's own run first; ``equal_margin``, the margin gain in nats that they are
-        compared at; ``best``, the name of the arm that displaces least there.
+        ``arms``, a row each, the forecast's own run first; ``equal_margin``, the margin gain in nats of that run; each
+        arm's ``equal``, what it does at the learning rate that gives as much; ``best``, the arm that displaces least
+        there.
 
     Raises:
         DataError: no finished forecast stands there.
@@ -59,37 +61,20 @@ def simulate_sweep(
     watch = watch or Silent()
     path = Path(__file__).with_name("common.yaml") if str(file) == COMMON and not Path(COMMON).exists() else Path(file)
     stored = read_stored(folder)
-    arms = {AS_FORECAST: {}, **read_arms(path)}
+    arms: dict[str, Arm] = {AS_FORECAST: {}, **read_arms(path)}
     plans = {}
     for name, arm in arms.items():  # all are looked at before the first is simulated
         with about_arm("" if name == AS_FORECAST else name):
             mine, rules = _options(arm, stored.options)
             plans[name] = planned(stored, folder, {**options, **mine}, rules)
     watch.phase("simulating the arms", pairs=len(plans))
-    found = {}
-    everyone = np.arange(stored.study.pairs)
+    rows, target = [], 0.0
     for name, (settings, kept) in plans.items():
-        found[name] = simulated(
-            stored.study,
-            settings.train,
-            kept,
-            order=settings.order,
-            orders=settings.orders,
-            world_size=settings.world_size,
-            counted=everyone,
-        )
+        found = _simulated(stored.study, settings, kept)
+        target = target or _gain(found.curve[-1])  # of the first, which is the forecast's own run
+        equal = _at_equal_margin(stored.study, settings, kept, found, target)
+        rows.append(_named(name, arms[name], settings) | _row(stored.study, found, kept, settings, equal))
         watch.advance(pairs=1)
-    target = ENOUGH * _gain(found[AS_FORECAST].curve[-1])
-    rows = []
-    for name, (settings, kept) in plans.items():
-        what = {
-            "arm": name,
-            "loss": settings.train.record()["loss"],
-            "lr": settings.train.lr,
-            "epochs": settings.train.epochs,
-            "filter": _rules(arms[name]),
-        }
-        rows.append(what | _row(stored.study, found[name], kept, target, settings.train.seed, settings.protect))
     told = {
         "counts": stored.study.curvature is not None,
         "data": stored.summary["data"],
@@ -132,28 +117,52 @@ def _rules(arm: Arm) -> list[str]:
     return [given] if isinstance(given, str) else list(given)
 
 
+def _simulated(study: Study, settings: ForecastSettings, kept: NDArray[np.int64]) -> Simulation:
+    """An arm's run; the curve is of all pairs, so that arms which leave some out can be compared."""
+    return simulated(
+        study,
+        settings.train,
+        kept,
+        order=settings.order,
+        orders=settings.orders,
+        world_size=settings.world_size,
+        counted=np.arange(study.pairs),
+    )
+
+
+def _named(name: str, arm: Arm, settings: ForecastSettings) -> dict[str, Any]:
+    train = settings.train
+    return {
+        "arm": name,
+        "loss": train.record()["loss"],
+        "lr": train.lr,
+        "epochs": train.epochs,
+        "filter": _rules(arm),
+    }
+
+
 def _row(
-    study: Study, found: Simulation, kept: Iterable[int], target: float, seed: int, protect: Any
+    study: Study,
+    found: Simulation,
+    kept: NDArray[np.int64],
+    settings: ForecastSettings,
+    equal: tuple[float, Simulation] | None,
 ) -> dict[str, Any]:
     """An arm's numbers, as JSON values: of all pairs, and of the kept, the left-out and the held-out apart."""
-    outcome = outcome_of(study, found, protect=protect)
-    inside = np.isin(study.sample, np.asarray(list(kept)))
-    last = found.curve[-1]
-
-    def means(some: np.ndarray) -> dict[str, Any]:
-        record = means_record(outcome.chosen, outcome.rejected, outcome.displaced, some, seed)
-        return {**record, "displaced": record["displaced"]["value"]}
-
-    groups = {"all": np.ones(len(inside), dtype=bool), "kept": inside, "left_out": ~inside}
-    records = {name: means(some) for name, some in groups.items()}
+    n, seed = len(study.sample), settings.train.seed
+    outcome = outcome_of(study, found, protect=settings.protect)
+    inside = np.isin(study.sample, kept)
+    groups = {"all": np.ones(n, dtype=bool), "kept": inside, "left_out": ~inside}
+    records = {
+        name: _share(means_record(outcome.chosen, outcome.rejected, outcome.displaced, some, seed))
+        for name, some in groups.items()
+    }
     if study.held_out:
-        held = found.changes[2 * len(study.sample) : study.paired_rows].view(-1, 2)
-        below = found.below[2 * len(study.sample) : study.paired_rows].view(-1, 2)[:, 0]
-        record = means_record(held[:, 0], held[:, 1], below, np.ones(len(held), dtype=bool), seed)
-        records["held_out"] = {**record, "displaced": record["displaced"]["value"]}
+        records["held_out"] = _share(held_out_record(study, found, seed))
+    last = found.curve[-1]
     return {
         "steps": found.steps,
-        "pairs": len(list(kept)),
+        "pairs": len(kept),
         "displaced": records["all"]["displaced"],
         "chosen_change": records["all"]["chosen"],
         "rejected_change": records["all"]["rejected"],
@@ -162,8 +171,46 @@ def _row(
         "reward_accuracy": last.accuracy,
         "mean_loss": found.loss,
         **records,
-        "equal": _at_margin(study, found.curve, target),
+        "equal": None if equal is None else _equal(study, *equal),
     }
+
+
+def _share(record: dict[str, Any]) -> dict[str, Any]:
+    return {**record, "displaced": record["displaced"]["value"]}
+
+
+def _equal(study: Study, lr: float, found: Simulation) -> dict[str, float]:
+    """The numbers of an arm at the learning rate that gives the margin gain all are compared at."""
+    last, n, h = found.curve[-1], len(study.sample), study.held_out
+    numbers = {"lr": lr, "displaced": last.displaced, "chosen": last.chosen, "rejected": last.rejected}
+    numbers["displaced_everywhere"] = last.displaced
+    if h:
+        numbers |= {f"held_out_{name}": last.held_out[name] for name in ("displaced", "chosen", "rejected")}
+        numbers["displaced_everywhere"] = (n * last.displaced + h * last.held_out["displaced"]) / (n + h)
+    return numbers
+
+
+def _at_equal_margin(
+    study: Study, settings: ForecastSettings, kept: NDArray[np.int64], found: Simulation, target: float
+) -> tuple[float, Simulation] | None:
+    """The learning rate at which the run's margin gain over all pairs is the target, and that run.
+
+    None where the target is nothing to gain, or where it takes a rate that is too far from what was looked at.
+    """
+    if not target > 0:
+        return None
+    given = settings.train.lr
+    low, high, at = given * _LOWEST, given * _HIGHEST, given
+    for _ in range(_TRIES):
+        gain = _gain(found.curve[-1])
+        if abs(gain - target) <= _CLOSE * target:
+            return at, found
+        # More learning gives more margin, about in proportion.
+        low, high = (at, high) if gain < target else (low, at)
+        guess = at * target / gain if gain > 0 else (low * high) ** 0.5
+        at = min(max(guess, low), high) if low < guess < high else (low * high) ** 0.5
+        found = _simulated(study, replace(settings, train=replace(settings.train, lr=at)), kept)
+    return None
 
 
 def _worst_tenth(changes: Tensor) -> float:
@@ -174,30 +221,3 @@ def _worst_tenth(changes: Tensor) -> float:
 
 def _gain(point: CurvePoint) -> float:
     return point.chosen - point.rejected
-
-
-def _at_margin(study: Study, curve: Sequence[CurvePoint], target: float) -> dict[str, float] | None:
-    """Where the mean margin of all pairs has first gained so much: between two points of the curve, on a line.
-
-    None where it never has, or where the target is nothing to gain.
-    """
-    if not target > 0:
-        return None
-    n, h = len(study.sample), study.held_out
-    before: dict[str, float] = dict.fromkeys(("step", "displaced", "chosen", "rejected"), 0.0)
-    held_before, gain_before = dict.fromkeys(("displaced", "chosen", "rejected"), 0.0), 0.0
-    for point in curve:
-        now = {name: float(getattr(point, name)) for name in before}
-        held, gain = point.held_out, _gain(point)
-        if gain >= target:
-            part = (target - gain_before) / (gain - gain_before)
-            found = {name: value + part * (now[name] - value) for name, value in before.items()}
-            found["displaced_everywhere"] = found["displaced"]
-            if held:
-                some = {name: value + part * (held[name] - value) for name, value in held_before.items()}
-                found |= {f"held_out_{name}": value for name, value in some.items()}
-                found["displaced_everywhere"] = (n * found["displaced"] + h * some["displaced"]) / (n + h)
-            return found
-        before, gain_before = now, gain
-        held_before = {name: held[name] for name in held_before} if held else held_before
-    return None

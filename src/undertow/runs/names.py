@@ -10,6 +10,7 @@ __all__ = [
     "PAIRS",
     "PAIR_FORECAST",
     "SIMULATED_ARMS",
+    "SIMULATED_PAGE",
     "SUMMARIES",
     "SWEEP",
     "TEXTS_FORECAST",
@@ -37,5 +38,5 @@ PAIR_FORECAST, HELD_OUT_FORECAST, TEXTS_FORECAST = (
     "texts-forecast.parquet",
 )
 """Of a forecast, in the folder of its audit: one row a pair of the data, of the held-out pairs, and a text."""
-SIMULATED_ARMS = "simulated.json"
-"""Of simulations of several arms on a forecast's features: one row an arm; its page stands beside."""
+SIMULATED_ARMS, SIMULATED_PAGE = "simulated.json", "simulated.html"
+"""Of simulations of several arms on a forecast's features, in its folder: one row an arm, and their page."""

@@ -87,9 +87,7 @@ def _straight_line(look: Mapping[str, Any] | None) -> str:
             f"look tells nothing and the forecast {line} A lower learning rate gives a forecast, and probably a better "
             "model."
         )
-    return (
-        f"Without a look the forecast {line} Shares and averages need the look: forecast again without --no-look."
-    )
+    return f"Without a look the forecast {line} Shares and averages need the look: forecast again without --no-look."
 
 
 def simulation_verdict(summary: Summary) -> Verdict:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from undertow.cli import options as o
 from undertow.cli.app import app
+from undertow.cli.printing.progress import TerminalWatcher
 
 Elsewhere = Annotated[str | None, typer.Option(hidden=True)]
 """An option of ``undertow forecast`` that needs other features: refused with the command to give."""
@@ -21,6 +23,10 @@ undertow simulate forecast --loss simpo --epochs 2
 undertow simulate forecast --filter "push drop-lowest 10%"
 
 undertow simulate forecast --order unknown --orders 50 --json
+
+undertow simulate forecast --sweep common
+
+undertow simulate forecast --sweep arms.yaml --order unknown
 """
 
 
@@ -34,6 +40,15 @@ def simulate(
             "--filter",
             help="'SCORE SELECTOR AMOUNT', e.g. 'push drop-lowest 10%', by any number of the scores and the forecast: "
             "leave these pairs out too.",
+            rich_help_panel=o.TRAINING,
+        ),
+    ] = None,
+    sweep: Annotated[
+        Path | None,
+        typer.Option(
+            "--sweep",
+            help="YAML file of arms as of `undertow train --sweep`, or `common`: the usual questions. One table and "
+            "page; lr and epochs may be multiples of the forecast's, as x0.5.",
             rich_help_panel=o.TRAINING,
         ),
     ] = None,
@@ -89,6 +104,9 @@ def simulate(
         from undertow.runs.settings import LossSettings
 
         options["loss_args"] = LossSettings.parse_args(options["loss_args"])
+    if sweep is not None:
+        _sweep(folder, sweep, options, filter, quiet=quiet, json=json)
+        return
     summary = simulated(folder, filter=filter or (), **options)
     if not quiet:
         print_simulation(summary)
@@ -96,4 +114,24 @@ def simulate(
         print_json(summary)
 
 
-_OURS = frozenset({"folder", "filter", "quiet", "json"})
+def _sweep(
+    folder: Path, file: Path, options: Mapping[str, Any], filter: Sequence[str] | None, *, quiet: bool, json: bool
+) -> None:
+    from undertow.cli.printing.common import print_json
+    from undertow.cli.printing.forecast import print_arms
+    from undertow.errors import OptionError
+    from undertow.forecasting.sweep import simulate_sweep
+    from undertow.reporting.remedies.page import write_simulated
+
+    if filter:
+        raise OptionError("--filter: with --sweep, each arm says in the file what it leaves out (filter: …).")
+    with TerminalWatcher(quiet=quiet) as watch:
+        summary = simulate_sweep(folder, file, watch=watch, **options)
+        page = write_simulated(folder)
+    if not quiet:
+        print_arms(folder, summary, page)
+    if json:
+        print_json(summary)
+
+
+_OURS = frozenset({"folder", "filter", "sweep", "quiet", "json"})

@@ -18,17 +18,18 @@ from undertow.reporting.forecast.reading import ForecastRun, read_forecast_run
 from undertow.reporting.training.reading import spread
 from undertow.runs.texts import read_texts
 from undertow.wording import forecast as words
+from undertow.wording import remedies
 from undertow.wording.commands import filter_command, simulate_command
 from undertow.wording.numbers import percent, signed, typed
 from undertow.wording.visible import one_line, visible
 
-__all__ = ["print_forecast", "print_simulation"]
+__all__ = ["print_arms", "print_forecast", "print_simulation"]
 
 CURVE_STEPS = 6
 SHOWN_PAIRS = 5
 LEAST_TEXT = 12
 """Characters of a prompt that are worth a column."""
-LONGEST_GROUP = 16
+LONGEST_GROUP, LONGEST_ARM = 16, 24
 LEFT_OUT = "10"
 """Percent of the pairs, in the commands that are proposed."""
 
@@ -129,7 +130,7 @@ def _groups(console: Console, run: ForecastRun) -> None:
 def _table(console: Console, title: str, columns: Mapping[str, Sequence[str]]) -> None:
     table = Table(title=Text(title), title_justify="left", show_edge=False)
     for name in columns:
-        table.add_column(Text(name), justify="left" if name in ("prompt", "pairs") else "right", no_wrap=True)
+        table.add_column(Text(name), justify="left" if name in ("prompt", "pairs", "arm") else "right", no_wrap=True)
     for cells in zip(*columns.values(), strict=True):
         table.add_row(*map(Text, cells))
     console.print(table)
@@ -143,6 +144,31 @@ def _indented(text: str) -> Padding:
 def _cell(value: float | None) -> str:
     """A change for a cell, its sign always there."""
     return signed(value).replace("−", "-")
+
+
+def print_arms(folder: Path, summary: Mapping[str, Any], page: Path) -> None:
+    """Simulated arms side by side, those that displace least at an equal margin first."""
+    console, rows = Console(highlight=False), list(summary["arms"])
+    console.print(remedies.best_says(summary), style="bold", markup=False)
+    far = [row for row in rows if row["equal"]]
+    far.sort(key=lambda row: row["equal"]["displaced_everywhere"])
+    rows = [*far, *(row for row in rows if not row["equal"])]
+    columns = {
+        "arm": [one_line(row["arm"], LONGEST_ARM) for row in rows],
+        "at equal margin": [percent(row["equal"]["displaced"]) if row["equal"] else "" for row in rows],
+        "all": [percent(row["displaced"]) for row in rows],
+        **{
+            name: [percent(row[key]["displaced"]) if row[key]["pairs"] else "" for row in rows]
+            for key, name in (("kept", "trained on"), ("left_out", "left out"), ("held_out", "held out"))
+            if key in rows[0]
+        },
+        "chosen": [_cell(row["chosen_change"]) for row in rows],
+        "margin": [_cell(row["margin_change"]) for row in rows],
+    }
+    _table(console, "\nShares displaced; mean changes of all pairs, in nats", dict(that_fit(columns, console.width)))
+    console.print(remedies.margin_says(summary), markup=False)
+    console.print(summary["assumed"], markup=False)
+    print_report(console, page)
 
 
 def print_simulation(summary: Mapping[str, Any]) -> None:

@@ -123,6 +123,7 @@ def _page(title: str, noun: str, runs: Sequence[Run], arms: Sequence[Mapping[str
         noun=noun,
         data={
             "noun": noun,
+            "gained": True,
             "columns": [
                 {"name": column.name, "label": column.title, "down": column.best != "lowest"} for column in COLUMNS
             ],

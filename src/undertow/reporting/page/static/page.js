@@ -398,6 +398,27 @@ window.undertow = (() => {
     });
   }
 
+  /**
+   * The table of runs or arms side by side: sorted here; the best value of a column is told by a word.
+   * `undertow.data` has the noun, the columns of numbers, and rows whose last entry says how their cells are written.
+   */
+  function runsTable(place, data) {
+    const best = (cell) => (cell.best
+      ? element("span", {}, element("strong", { text: cell.text }), " ", element("small", { text: "best" }))
+      : document.createTextNode(cell.text));
+    const columns = [
+      { name: "name", label: data.noun, kind: "tag" },
+      { name: "loss", label: "loss", kind: "text" },
+      { name: "steps", label: "steps", kind: "number" },
+      { name: "pairs", label: "pairs", kind: "number" },
+      ...data.columns.map((column, index) => ({
+        ...column, kind: "number", shown: (_, row) => best(row[row.length - 1][index]),
+      })),
+      ...(data.gained ? [{ name: "gained", label: "gained most", kind: "text", sorts: false }] : []),
+    ];
+    table(place, columns, rowsHere(columns, data.rows), { label: "All numbers", count: 50 });
+  }
+
   /** A coloured square and a word: the colour is never alone. */
   function tag(text, role) {
     const made = element("span", { className: "tag", text });
@@ -430,7 +451,7 @@ window.undertow = (() => {
     return all;
   }
 
-  return { data: read("undertow-data"), element, textOfData, number, percent, draw, view, diff, sides, copies, table, rowsHere, tag, caseTag, start };
+  return { data: read("undertow-data"), element, textOfData, number, percent, draw, view, diff, sides, copies, table, rowsHere, runsTable, tag, caseTag, start };
 })();
 
 addEventListener("DOMContentLoaded", () => undertow.start());

@@ -1,0 +1,3 @@
+"use strict";
+
+addEventListener("DOMContentLoaded", () => undertow.runsTable(document.getElementById("arms"), undertow.data));

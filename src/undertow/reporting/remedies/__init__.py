@@ -1,0 +1,1 @@
+"""The page of simulated arms: what each remedy would do."""
