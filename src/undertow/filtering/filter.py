@@ -153,8 +153,11 @@ def filter_file(
     split: str | None = None,
     name: str | None = None,
     decisions: str | Path | None = None,
+    table: pa.Table | None = None,
 ) -> FilterSummary:
     """Write the rows of a data set that stay, as ``undertow filter`` does.
+
+    ``table``: the scores as they were read from there, with columns added.
 
     Raises:
         InputError: the data, the scores, the options or the output cannot be used.
@@ -164,7 +167,7 @@ def filter_file(
         targets.append(Target("--decisions", Path(decisions)))
     check_endings(*(target.path for target in targets))
     check_targets(targets, [*data_input(data, split, name), *score_inputs(scores)])
-    judged = Judged(read_scores(scores), by, selectors)
+    judged = Judged(read_scores(scores) if table is None else table, by, selectors)
     pairs = open_pairs(
         data,
         format=format,

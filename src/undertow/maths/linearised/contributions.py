@@ -41,7 +41,15 @@ def own_parts(blocks: Tensor, coefficients: Tensor) -> Tensor:
     return (blocks @ coefficients.view(-1, 2, 1)).squeeze(2)
 
 
-def pushes(products: Products, coefficients: Tensor, protected: Tensor, *, blocks: Tensor) -> Tensor:
+def pushes(
+    products: Products,
+    coefficients: Tensor,
+    protected: Tensor,
+    *,
+    blocks: Tensor,
+    weights: Tensor | None = None,
+    own: bool = False,
+) -> Tensor:
     """What training on each pair adds to the mean of the protected responses, ``[n]``, in nats; below zero it pushes
     them down. What a pair gives its own responses is left out.
 
@@ -50,15 +58,20 @@ def pushes(products: Products, coefficients: Tensor, protected: Tensor, *, block
         coefficients: ``[2n]``, of all that the pairs did.
         protected: row numbers, each once.
         blocks: see :meth:`Products.blocks`.
+        weights: of the protected responses in their mean; equal ones where None.
+        own: count what a pair gives its own responses as well.
 
     Raises:
         ValueError: nothing is protected.
     """
     if not len(protected):
         raise ValueError("no response is protected: there is no mean to push")
-    weights = torch.full((len(protected),), 1 / len(protected), dtype=torch.float64)
+    weights = torch.ones(len(protected), dtype=torch.float64) if weights is None else weights.double()
+    weights = weights / weights.sum()
     pairs = len(coefficients) // 2
     toward = products.read(products.move(protected, weights))[: 2 * pairs].view(pairs, 2)
+    if own:
+        return (toward * coefficients.view(pairs, 2)).sum(1)
     inside = protected < 2 * pairs
     mine = torch.zeros(2 * pairs, dtype=torch.float64).index_add_(0, protected[inside], weights[inside])
     toward = toward - (blocks @ mine.view(pairs, 2, 1)).squeeze(2)
