@@ -35,7 +35,7 @@ demo: $(VENV)/.demo ## Audit the shipped pairs with a real small model.
 	@$(BIN)/undertow demo
 
 test: $(VENV)/.dev ## Run all tests, those with the real models included.
-	@$(BIN)/python -m pytest $(PYTEST)
+	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(PYTEST)
 
 lint: $(VENV)/.dev ## Format, lint, types, and the direction of imports.
 	@$(BIN)/ruff format --check .
