@@ -163,8 +163,7 @@ def _held_out(
 
 def _open_held_out(settings: ForecastSettings) -> Pairs:
     assert settings.held_out is not None
-    reading = replace(settings.train.data, split=None, name=None, limit=None)  # those are of the training data
-    return reading.open(settings.held_out)
+    return settings.train.data.of_another_file().open(settings.held_out)
 
 
 def _text_tokens(texts: Sequence[Text], encoder: PairEncoder) -> list[TokenPair]:

@@ -211,6 +211,7 @@ def simulate_order(
     world_size: int = 1,
     seed: int | None = None,
     counted: NDArray[np.int64] | None = None,
+    every: int | None = None,
 ) -> Simulation:
     """One run in one order.
 
@@ -222,6 +223,7 @@ def simulate_order(
         world_size: processes that train together.
         seed: of an unknown order.
         counted: the numbers of the pairs that the curve's means are over; those that are trained, where None.
+        every: steps between points of the curve, whose last is at the end; spread over the run, where None.
     """
     loss = settings.loss.make()
     steps = training_steps(len(kept), settings, world_size=world_size, order=order, seed=seed)
@@ -234,7 +236,7 @@ def simulate_order(
         return now.weights(logps)
 
     curve: list[CurvePoint] = []
-    watched, squares = _watched(len(plan)), study.products.squares()
+    watched, squares = _watched(len(plan), every), study.products.squares()
     told = torch.from_numpy(np.flatnonzero(np.isin(study.sample, kept if counted is None else counted)))
     end: LinearisedRun | None = None
     for stand in linearised_run(
@@ -329,7 +331,9 @@ def _values(loss: PairLoss, logps: Logps) -> Tensor:
         return torch.full_like(logps.chosen, torch.nan)
 
 
-def _watched(steps: int) -> frozenset[int]:
+def _watched(steps: int, every: int | None) -> frozenset[int]:
+    if every is not None:
+        return frozenset(range(every, steps, every)) | {steps}
     count = min(CURVE_POINTS, steps)
     return frozenset(round(steps * (k + 1) / count) for k in range(count))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -60,6 +60,10 @@ class DataSettings:
             raise OptionError(f"--limit {self.limit}: expected 1 or more.")
         if self.on_bad_row not in ON_BAD_ROW:
             raise OptionError(f"--on-bad-row {self.on_bad_row}: expected one of {', '.join(ON_BAD_ROW)}.")
+
+    def of_another_file(self) -> DataSettings:
+        """The same for a file of pairs beside the data: which split, and how many rows, is said of the data alone."""
+        return replace(self, split=None, name=None, limit=None)
 
     def open(self, data: str | Path, *, by: Sequence[str] = ()) -> Pairs:
         """The pairs of the data argument, read in this way; it raises what :func:`open_pairs` does."""

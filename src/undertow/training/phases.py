@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from transformers import PrinterCallback, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import set_seed
 
+from undertow.data.tokens.encoder import TokenPair
 from undertow.models.device import choose_dtype, peak_memory_mb
 from undertow.models.model import Model
 from undertow.runs.progress import Watcher
@@ -27,7 +28,7 @@ from undertow.training.progress import ProgressCallback
 from undertow.training.settings import TrainSettings
 from undertow.training.tracking.callback import DisplacementCallback
 from undertow.training.tracking.gradients import GradientProbe
-from undertow.training.tracking.tracker import Tracker, words_to_ids
+from undertow.training.tracking.tracker import Foretold, Tracker, words_to_ids
 from undertow.training.trainer import PairTrainer, PreferenceTrainer, SupervisedTrainer, complete_checkpoints
 
 OPTIMISERS = {"rmsprop": "rmsprop", "adamw": "adamw_torch", "sgd": "sgd"}
@@ -55,11 +56,15 @@ def fit_preferences(
     out: Path,
     watch: Watcher,
     *,
+    held_out: Sequence[TokenPair] = (),
+    foretell: Callable[[Sequence[int], Sequence[int], Sequence[TokenPair]], Foretold] | None = None,
     writes: bool,
 ) -> Fitted:
     """Train on pairs, tracked and guarded; the model then holds the weights that training came to.
 
-    ``writes``: whether this process writes; of several that train together, one does.
+    ``held_out``: pairs that are looked at beside. ``foretell``: of the numbers of the pairs that are trained on and of
+    those that are looked at, and of the held-out pairs, what a forecast says at each step. ``writes``: whether this
+    process writes; of several that train together, one does.
 
     Raises:
         DivergedError: the loss is no number any more.
@@ -72,6 +77,8 @@ def fit_preferences(
         model.tokenizer,
         out,
         groups,
+        held_out=held_out,
+        foretold=foretell(dataset.kept, probe, held_out) if foretell is not None else None,
         displaced_by=settings.displaced_by,
         writes=writes,
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from accelerate import PartialState
 from torch import Tensor
 
-from undertow.data.tokens.encoder import PairEncoder
+from undertow.data.tokens.encoder import PairEncoder, TokenPair
 from undertow.filtering.rules import Rule, kept_pairs
 from undertow.models.loading import (
     check_companion,
@@ -37,8 +38,14 @@ from undertow.training.reference import Logps, reference_key, reference_logps
 from undertow.training.settings import TrainSettings
 from undertow.training.sharding import check_sharding
 from undertow.training.supervised import supervise
+from undertow.training.tracking.tracker import Foretold
 from undertow.version import __version__
 
+Foretelling = Callable[
+    [TrainSettings, Mapping[str, Any], int, Sequence[int], Sequence[int], Sequence[TokenPair]], Foretold
+]
+"""Of a run's settings, fingerprints and number of processes, the numbers of the pairs that it trains on and of the
+probe pairs, and the held-out pairs: what a forecast says of them, step by step."""
 _NO_MATTER = ("report_to", "log_every", "keep_checkpoints")
 
 
@@ -50,13 +57,14 @@ def train_to_folder(
     *,
     overwrite: bool = False,
     references: str | Path | None = None,
+    foretelling: Foretelling | None = None,
     watch: Watcher | None = None,
 ) -> dict[str, Any]:
     """Train a model on preference pairs into a folder, as ``undertow train`` does; returns what ``train.json`` holds.
 
     A run that was stopped goes on from its last complete checkpoint; a finished one is only read; another run's folder
     is refused. ``references`` is where reference log-probabilities are kept, for runs that share them; ``out`` where
-    None.
+    None. ``foretelling`` reads the forecast of ``settings.scores``.
 
     Raises:
         InputError: the data, the model, the options or the output folder cannot be used.
@@ -66,11 +74,14 @@ def train_to_folder(
     processes = PartialState(cpu=settings.device == "cpu")  # one, or those of `accelerate launch`; each has its device
     if not processes.is_main_process:
         watch = Silent()
+    if settings.scores and foretelling is None:
+        raise ValueError("settings name a forecast, and nothing is given that reads it")
     folder = TrainFolder(Path(out))
     reading = data_input(data, settings.data.split, settings.data.name)
     check_targets([Target("--out", folder.folder, "run")], reading)
     source, encoder = check_training(model_name, Path(out), settings)
     pairs = settings.data.open(data)
+    held_out = _held_out(settings, encoder, watch)
     arguments = {"data": str(data), "model": model_name, **settings.record()}
     with prepare(pairs.entries(), encoder, Shard(), settings.data.on_bad_row, watch) as ready:
         for note in pairs.notes:
@@ -83,12 +94,15 @@ def train_to_folder(
             *(ready, encoder, settings, folder.folder, Path(references or out), processes, watch),
             model=load_for_training(source.name, encoder, settings),
             reference=load_for_training(settings.ref, encoder, settings) if settings.ref else None,
+            held_out=held_out,
         )
         identity = known | _weights(run.model, run.reference)
         with folder.held(identity, arguments, overwrite=overwrite, processes=processes):
             if folder.finished:
                 watch.note(f"{out} is finished already: nothing was trained again.")
                 return folder.summary()
+            if foretelling is not None and settings.scores:
+                run.foretell = functools.partial(foretelling, settings, identity, processes.num_processes)
             if processes.is_main_process:
                 write_skipped(folder.folder, ready.bad)
             found = run.train()
@@ -152,6 +166,8 @@ class _Run:
     watch: Watcher
     model: Model
     reference: Model | None
+    held_out: Sequence[TokenPair] = ()
+    foretell: Callable[[Sequence[int], Sequence[int], Sequence[TokenPair]], Foretold] | None = None
 
     def train(self) -> dict[str, Any]:
         """All phases, and the trained model on disk; what they came to."""
@@ -165,7 +181,15 @@ class _Run:
         with quiet_transformers():
             dataset = PairDataset(spool, logps, kept)
             fitted = fit_preferences(
-                spool, dataset, self.model, self.settings, self.out, self.watch, writes=self.processes.is_main_process
+                spool,
+                dataset,
+                self.model,
+                self.settings,
+                self.out,
+                self.watch,
+                held_out=self.held_out,
+                foretell=self.foretell,
+                writes=self.processes.is_main_process,
             )
         self._save(fitted.weights, self.out)
         return found | fitted.found
@@ -218,6 +242,15 @@ class _Run:
             shutil.rmtree(folder / MODEL, ignore_errors=True)
             staging.replace(folder / MODEL)
         self.processes.wait_for_everyone()
+
+
+def _held_out(settings: TrainSettings, encoder: PairEncoder, watch: Watcher) -> list[TokenPair]:
+    """The pairs that are only looked at, as tokens."""
+    if not settings.held_out:
+        return []
+    pairs = settings.data.of_another_file().open(settings.held_out)
+    with prepare(pairs.entries(), encoder, Shard(), settings.data.on_bad_row, watch) as ready:
+        return list(ready.spool.read(0, ready.spool.pairs))
 
 
 def load_for_training(name: str, encoder: PairEncoder, settings: TrainSettings) -> Model:

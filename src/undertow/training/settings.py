@@ -54,6 +54,8 @@ class TrainSettings:
     model after these, which train on the chosen responses alone at ``sft_lr`` (``lr`` where 0). ``lora_r`` of 0 trains
     all weights. ``max_steps`` of 0 means as many as ``epochs`` takes. ``probe`` of 0 means :attr:`probe_pairs`.
     A chosen response of a probe pair counts as displaced when it fell by more than ``displaced_by`` nats.
+    ``held_out`` is a file of pairs that are looked at and not trained on; ``scores`` the folder of a forecast of this
+    run, which is tracked beside.
     """
 
     loss: LossSettings = field(default_factory=LossSettings)
@@ -79,6 +81,8 @@ class TrainSettings:
     probe: int = 0
     track_gradients: bool = False
     displaced_by: float = 0.0
+    held_out: str | None = None
+    scores: str | None = None
     watch: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     guard: tuple[str, ...] = ()
     filter: tuple[str, ...] = ()
@@ -168,7 +172,22 @@ class TrainSettings:
                     f"--guard: {condition.name} needs the group of words {group!r}, and {there}; "
                     f"give --watch {group}=WORD,WORD."
                 )
-        guards.check(tracked_names(self.watch, gradients=self.track_gradients))
+        for name in ("held_out", "scores"):
+            if getattr(self, name) and not self.track_every:
+                raise OptionError(f"{_option(name)}: it is part of tracking; give --track-every a number of steps.")
+        if self.scores and self.sft_epochs:
+            raise OptionError(
+                "--scores: a forecast begins where training on pairs begins, which --sft-epochs trains first. Train "
+                "that phase by itself, forecast from OUT/sft/model, and train from there."
+            )
+        guards.check(
+            tracked_names(
+                self.watch,
+                gradients=self.track_gradients,
+                held_out=bool(self.held_out),
+                foretold=bool(self.scores),
+            )
+        )
 
     @property
     def probe_pairs(self) -> int:
@@ -307,6 +326,8 @@ def _settings(values: dict[str, Any]) -> tuple[str, TrainSettings]:
         ),
         tokens=TokenSettings(max_length=take("max_length"), eot=take("eot"), template=take("template")),
         watch=_groups(take("watch")),
+        held_out=_path(take("held_out")),
+        scores=_path(take("scores")),
         guard=_texts("guard", take("guard")),
         filter=_texts("filter", take("filter")),
         **values,
@@ -368,6 +389,10 @@ def _columns(given: Any) -> Mapping[str, str] | None:
     if not isinstance(given, Mapping) or not all(isinstance(column, str) for column in given.values()):
         raise OptionError(f"--columns {_shown(given)}: expected names of columns, such as {{prompt: question, …}}.")
     return given
+
+
+def _path(given: Any) -> str | None:
+    return None if given is None else str(given)
 
 
 def _texts(name: str, given: Any) -> tuple[str, ...]:

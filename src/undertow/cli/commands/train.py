@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from undertow.cli import options as o
 from undertow.cli.app import app
 from undertow.cli.printing.progress import TerminalWatcher
+
+if TYPE_CHECKING:
+    from undertow.training.run import Foretelling
+    from undertow.training.settings import TrainSettings
 
 EPILOG = """[bold]Examples[/bold]
 
@@ -18,6 +22,9 @@ undertow train prefs.jsonl --model ./sft --loss dpo --beta 0.1 --lr 1e-6 --out r
 undertow train prefs.jsonl --model ./sft --loss simpo --lora-r 16 --lr 5e-5 --watch refusal=I,Sorry --out run
 
 undertow train prefs.jsonl --config recipe.yaml --out run
+
+undertow train prefs.jsonl --model ./sft --scores forecast --held-out unseen.jsonl \\
+  --guard 'displaced>forecast+0.1 for 2 -> stop' --out run
 
 undertow train prefs.jsonl --model ./sft --sweep arms.yaml --out sweep
 
@@ -99,6 +106,22 @@ def train(
             rich_help_panel=TRACKING,
         ),
     ] = 0.0,
+    held_out: Annotated[
+        Path | None,
+        typer.Option(
+            "--held-out",
+            help="File of pairs that are not trained on: looked at beside, as held_out/….",
+            rich_help_panel=TRACKING,
+        ),
+    ] = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(
+            "--scores",
+            help="Folder of this run's forecast: tracked beside, as forecast/…, for guards too.",
+            rich_help_panel=TRACKING,
+        ),
+    ] = None,
     watch: Annotated[
         list[str] | None,
         typer.Option("--watch", help="NAME=WORD,WORD,…: how much probability a group gains.", rich_help_panel=TRACKING),
@@ -107,8 +130,8 @@ def train(
         list[str] | None,
         typer.Option(
             "--guard",
-            help="'CONDITION [for N] [after M looks] -> ACTION', e.g. 'displaced>0.5 for 2 after 3 looks -> stop'; "
-            "actions warn, stop, rollback, sft=0.1, drop=5%.",
+            help="'CONDITION [for N] [after M looks] -> ACTION', e.g. 'displaced>0.5 for 2 after 3 looks -> stop', "
+            "'displaced>forecast+0.1 -> warn'; actions warn, stop, rollback, sft=0.1, drop=5%.",
             rich_help_panel=TRACKING,
         ),
     ] = None,
@@ -161,7 +184,7 @@ def train(
     from undertow.models.device import keep_large_blocks
     from undertow.runs.recipes import read_arms
     from undertow.runs.targets import Target, check_targets, data_input, file_input
-    from undertow.training.settings import TrainSettings, from_options, read_config
+    from undertow.training.settings import from_options, read_config
     from undertow.training.sweep import about_arm
 
     given, typed = o.given(context, but=_OURS)
@@ -187,7 +210,16 @@ def train(
     with TerminalWatcher(quiet=quiet) as watcher:
 
         def one(model: str, settings: TrainSettings, folder: Path) -> dict[str, Any]:
-            found = train_to_folder(data, model, folder, settings, overwrite=overwrite, references=out, watch=watcher)
+            found = train_to_folder(
+                data,
+                model,
+                folder,
+                settings,
+                overwrite=overwrite,
+                references=out,
+                foretelling=_foretelling(settings),
+                watch=watcher,
+            )
             if sweep and is_main_process():
                 write_report(folder)
             return found
@@ -202,6 +234,14 @@ def train(
         print_report(Console(highlight=False), report)
     if json:
         print_json(summary)
+
+
+def _foretelling(settings: TrainSettings) -> Foretelling | None:
+    if not settings.scores:
+        return None
+    from undertow.forecasting.course import foretelling
+
+    return foretelling
 
 
 _OURS = frozenset({"data", "out", "config", "sweep", "engine", "overwrite", "quiet", "json"})

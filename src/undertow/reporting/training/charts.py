@@ -25,6 +25,8 @@ COLOURS = {
     "chosen with rejected": theme.MARGIN,
 }
 DASHES = {"chosen": [1, 0], "rejected": [6, 3], "margin": [2, 2], "chosen with rejected": [2, 2]}
+FORECAST = "forecast/"
+"""Before the names of tracked values: what a forecast says of them."""
 DOTTED = 30
 """More looks than this are drawn without a dot each."""
 LABELLED = 12
@@ -44,6 +46,7 @@ def course(looks: Sequence[Row], marks: Sequence[Row] = (), *, narrow: bool = Fa
         narrow: for a phone.
     """
     above = _lines(looks, CHANGES, CHANGE).encode(x=_step(labelled=False)).properties(height=260)
+    foretold = [row for row in looks if row.get(f"{FORECAST}chosen_change") is not None]
     below = (
         alt.Chart(_data([{"step": row["step"], "share": row["displaced"]} for row in looks]))
         .mark_area(line={"color": theme.FOURTH}, color=theme.FOURTH, opacity=0.25, point=len(looks) < 3)
@@ -55,10 +58,49 @@ def course(looks: Sequence[Row], marks: Sequence[Row] = (), *, narrow: bool = Fa
         .properties(height=90)
     )
     layers = [
-        alt.layer(_zero(), above, *_marks(marks, labelled=False)),
-        alt.layer(below, *_marks(marks, numbered=False)),
+        alt.layer(_zero(), *_foretold(foretold), above, *_marks(marks, labelled=False)),
+        alt.layer(below, *_foretold_share(foretold), *_marks(marks, numbered=False)),
     ]
     return stacked(layers, narrow=narrow)
+
+
+def _foretold(looks: Sequence[Row]) -> list[alt.Chart]:
+    """The forecast's lines, wide and pale, so that the run's own lie on them where it is right."""
+    if not looks:
+        return []
+    rows = _long(looks, {f"{FORECAST}{name}": what for name, what in CHANGES.items()})
+    domain = [*CHANGES.values()]
+    scale = alt.Scale(domain=domain, range=[COLOURS[name] for name in domain])
+    return [
+        alt.Chart(_data(rows))
+        .mark_line(strokeWidth=9, opacity=0.25, strokeCap="round")
+        .encode(
+            x=_step(labelled=False),
+            y=Y,
+            color=alt.Color("what:N", title=None, scale=scale, legend=None),
+            tooltip=[_tip("what", "forecast", None), _tip("step", "step", "d"), _tip("value", CHANGE, ",.3f")],
+        )
+    ]
+
+
+def _foretold_share(looks: Sequence[Row]) -> list[alt.Chart]:
+    """The share that is foretold, where one is."""
+    rows = [{"step": row["step"], "share": row[f"{FORECAST}displaced"]} for row in looks if _told(row)]
+    if not rows:
+        return []
+    return [
+        alt.Chart(_data(rows))
+        .mark_line(color=theme.SOFT, strokeWidth=2, strokeDash=[4, 3])
+        .encode(
+            x=_step(),
+            y=alt.Y("share:Q"),
+            tooltip=[_tip("step", "step", "d"), _tip("share", "displaced, by the forecast", ".1%")],
+        )
+    ]
+
+
+def _told(row: Row) -> bool:
+    return row.get(f"{FORECAST}displaced") is not None
 
 
 def levels(looks: Sequence[Row], fall: tuple[Row, Row] | None = None) -> alt.TopLevelMixin:

@@ -19,6 +19,8 @@ from undertow.wording.numbers import MISSING, counted, nats, number, percent, ro
 
 __all__ = ["cards", "fallen", "figures", "gaining", "headline", "notes", "report", "run_charts"]
 
+HELD_OUT = "held_out/"
+"""Before the names of tracked values of the pairs that are not trained on."""
 MOST_LOOKS, TABLE_LOOKS, MOST_FIRINGS, MOST_PAIRS = 600, 12, 100, 64
 """Looks in a chart, looks in the table of tokens, firings in the guards' log, pairs that fell, at most."""
 
@@ -219,6 +221,12 @@ def _tracked(run: Run, looks: Sequence[Mapping[str, Any]]) -> Iterator[Figure]:
     )
     fall = _fall(run.looks)
     yield Figure("levels", "Mean log-probabilities", charts.levels(looks, fall), _fall_says(fall) + thinned)
+    if run.columns(HELD_OUT):
+        names = {f"{HELD_OUT}chosen_change": "chosen", f"{HELD_OUT}rejected_change": "rejected"}
+        foretold = {f"{charts.FORECAST}{name}": f"{what}, forecast" for name, what in names.items()}
+        names |= {name: what for name, what in foretold.items() if name in run.columns(charts.FORECAST)}
+        chart = charts.several(looks, names, charts.CHANGE)
+        yield Figure("held-out", "Pairs that are not trained on", chart, _held_out_says(run))
     watched = {name: name.removeprefix(WATCH) for name in run.columns(WATCH)}
     if watched:
         chart = charts.several(looks, watched, "probability gained")
@@ -282,7 +290,28 @@ def _course_says(run: Run) -> str:
     return (
         f"At step {last['step']:,}, against step {run.looks[0]['step']:,}: chosen {signed(last['chosen_change'])}, "
         f"rejected {signed(last['rejected_change'])}, margin {signed(last['margin_change'])} nats. Below, the "
-        f"displaced share: {percent(last['displaced'])} at the end.{fired}"
+        f"displaced share: {percent(last['displaced'])} at the end.{_forecast_says(last)}{fired}"
+    )
+
+
+def _forecast_says(last: Mapping[str, Any]) -> str:
+    """What the forecast had said of the same pairs at the same step."""
+    chosen, rejected, share = (
+        last.get(f"{charts.FORECAST}{n}") for n in ("chosen_change", "rejected_change", "displaced")
+    )
+    if chosen is None or rejected is None:
+        return ""
+    displaced = f", displaced {percent(share)} (dashed)" if share is not None else ""
+    return f" The forecast (pale): chosen {signed(chosen)}, rejected {signed(rejected)}{displaced}."
+
+
+def _held_out_says(run: Run) -> str:
+    last = run.looks[-1]
+    foretold = last.get(f"{charts.FORECAST}{HELD_OUT}displaced")
+    beside = f"; {percent(foretold)} by the forecast" if foretold is not None else ""
+    return (
+        f"At step {last['step']:,}: chosen {signed(last[f'{HELD_OUT}chosen_change'])}, rejected "
+        f"{signed(last[f'{HELD_OUT}rejected_change'])} nats; {percent(last[f'{HELD_OUT}displaced'])} displaced{beside}."
     )
 
 

@@ -2,9 +2,11 @@
 
     displaced>0.5 for 2 -> stop
     displaced>0.5 for 2 after 3 looks -> stop
+    displaced>forecast+0.1 -> warn
     watch/refusal<-0.1 and margin_change>0 -> sft=0.05
 
-A guard is a condition (comparisons of tracked values, joined by ``and``), how many looks in a row it has to hold
+A guard is a condition (comparisons of tracked values with numbers, or with what a forecast says of them at the same
+step, joined by ``and``), how many looks in a row it has to hold
 (``for N``, 1 by default), how many looks pass before it begins to count (``after M looks``, none by default), and an
 action. Here is the language and the counting; acting is the trainer's.
 """
@@ -28,6 +30,8 @@ Kind: TypeAlias = Literal["warn", "stop", "rollback", "sft", "drop"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 DEFAULT_DROP = 0.05
+FORETOLD = "forecast/"
+"""Before the name of a tracked value: what a forecast says of it at the same step."""
 EXAMPLE = "displaced>0.5 for 2 after 3 looks -> stop"
 
 _EXPECTED: Mapping[Kind, str] = {
@@ -47,12 +51,13 @@ _PERCENT = re.compile(r"(\d+\.?\d*|\.\d+)\s*%", re.ASCII)
 _COUNT = re.compile(r"\d{1,9}(?![\w.%])", re.ASCII)
 _AND, _FOR, _AFTER = (re.compile(rf"{word}(?=\s|$)") for word in ("and", "for", "after"))
 _LOOKS, _ARROW, _EQUALS = (re.compile(word) for word in (r"looks?(?![\w.])", "->", "="))
+_FORECAST, _SIGN = re.compile(r"forecast(?![\w./:=])"), re.compile(r"\+|-(?!>)")
 _ACTION = re.compile(rf"(?:{'|'.join(KINDS)})(?!\w)")
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One comparison of a tracked value with a number.
+    """One comparison of a tracked value with a number, or where ``forecast`` with so much more than its forecast.
 
     Raises:
         OptionError: on creation, for an operator that does not exist or a threshold that is no finite number.
@@ -61,6 +66,7 @@ class Condition:
     name: str
     operator: str
     threshold: float
+    forecast: bool = False
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -70,12 +76,21 @@ class Condition:
         if not math.isfinite(self.threshold):
             raise OptionError(f"--guard: {self.name} is compared with {self.threshold}; expected a finite number.")
 
-    def holds(self, value: float) -> bool:
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tracked values that it looks at."""
+        return (self.name, f"{FORETOLD}{self.name}") if self.forecast else (self.name,)
+
+    def holds(self, values: Mapping[str, float]) -> bool:
         """Whether the comparison is true; of NaN none is."""
-        return _OPERATORS[self.operator](value, self.threshold)
+        value, *foretold = (values[name] for name in self.names)
+        return _OPERATORS[self.operator](value, self.threshold + sum(foretold))
 
     def __str__(self) -> str:
-        return f"{self.name}{self.operator}{_digits(self.threshold)}"
+        if not self.forecast:
+            return f"{self.name}{self.operator}{_digits(self.threshold)}"
+        more = f"{'+' if self.threshold > 0 else ''}{_digits(self.threshold)}" if self.threshold else ""
+        return f"{self.name}{self.operator}forecast{more}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +155,8 @@ class Guard:
 
     @classmethod
     def parse(cls, text: str) -> Guard:
-        """Read ``NAME OP NUMBER [and …] [for N] [after M looks] -> ACTION``.
+        """Read ``NAME OP NUMBER [and …] [for N] [after M looks] -> ACTION``; a number may also be ``forecast`` or
+        ``forecast + NUMBER``.
 
         Names are letters, digits and ``_ . / : =``; spaces are free except around ``and``, ``for`` and ``after``.
 
@@ -174,7 +190,7 @@ class Guard:
 
     def holds(self, values: Mapping[str, float]) -> bool:
         """Whether all conditions hold now."""
-        return all(condition.holds(values[condition.name]) for condition in self.conditions)
+        return all(condition.holds(values) for condition in self.conditions)
 
     def check(self, tracked: Collection[str]) -> None:
         """Look whether all names are tracked.
@@ -182,7 +198,12 @@ class Guard:
         Raises:
             OptionError: one is not; the message lists those that are.
         """
-        for name in (condition.name for condition in self.conditions):
+        for name in (name for condition in self.conditions for name in condition.names):
+            if name not in tracked and name.startswith(FORETOLD):
+                raise OptionError(
+                    f"--guard {str(self)!r}: there is no forecast of {name.removeprefix(FORETOLD)}; give --scores with "
+                    "the folder that `undertow forecast` wrote for this run (a share needs its look)."
+                )
             if name not in tracked:
                 alike = difflib.get_close_matches(name, tracked, n=1)
                 hint = f" Did you mean {alike[0]}?" if alike else ""
@@ -247,7 +268,7 @@ class GuardState:
             return None
         self.hits = 0
         self.stopped = self.guard.action.kind == "stop"
-        seen = {condition.name: float(values[condition.name]) for condition in self.guard.conditions}
+        seen = {name: float(values[name]) for condition in self.guard.conditions for name in condition.names}
         return Firing(step, str(self.guard), seen, self.guard.action)
 
     def rewind(self) -> None:
@@ -350,7 +371,11 @@ class _Reader:
 def _condition(reader: _Reader) -> Condition:
     name = reader.need(_NAME, "the name of a tracked value (letters, digits, _ . / : =)")[0]
     symbol = reader.need(_OPERATOR, f"one of {' '.join(_OPERATORS)}")[0]
-    return Condition(name, symbol, _number(reader, "a finite number"))
+    if not reader.take(_FORECAST):
+        return Condition(name, symbol, _number(reader, "a finite number, or the word forecast"))
+    sign = reader.take(_SIGN)
+    more = _number(reader, "a finite number") if sign else 0.0
+    return Condition(name, symbol, -more if sign and sign[0] == "-" else more, forecast=True)
 
 
 def _looks(reader: _Reader) -> int:

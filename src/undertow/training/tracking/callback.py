@@ -50,8 +50,10 @@ class DisplacementCallback(TrainerCallback):  # type: ignore[misc]  # transforme
     def found(self, step: int) -> Look:
         """What the model, as it is now, says of the probe pairs."""
         with evaluating(self.model.hf):
-            gradients, probe = self._gradients(step), self.tracker.probe
-            return with_whole_weights(self.model, lambda model: look(model, probe, gradients=gradients))
+            gradients, probe, held_out = self._gradients(step), self.tracker.probe, self.tracker.held_out
+            return with_whole_weights(
+                self.model, lambda model: look(model, probe, gradients=gradients, held_out=held_out)
+            )
 
     def _look(self, state: TrainerState, control: TrainerControl) -> None:
         self.latest = self.tracker.add(state.global_step, self.found(state.global_step))

@@ -26,19 +26,26 @@ class Look:
 
     ``logps``: ``[pairs, 2]``, float64, in nats. ``next_token``: ``[pairs, V]``, float32: the distribution at the first
     position where the two responses differ. ``gradients``: tracked values of the pairs' gradients, where asked for.
+    ``held_out``: as ``logps``, of the pairs that are not trained on.
     """
 
     logps: Tensor
     next_token: Tensor
     gradients: Mapping[str, float] = field(default_factory=dict)
+    held_out: Tensor = field(default_factory=lambda: torch.zeros(0, 2, dtype=torch.float64))
 
 
 @torch.no_grad()
 def look(
-    model: Model, probe: Sequence[TokenPair], batch_tokens: int = 4096, *, gradients: GradientProbe | None = None
+    model: Model,
+    probe: Sequence[TokenPair],
+    batch_tokens: int = 4096,
+    *,
+    gradients: GradientProbe | None = None,
+    held_out: Sequence[TokenPair] = (),
 ) -> Look:
     """Log-probabilities and next-token distributions of the probe pairs, by the model as it is now; their gradients
-    too, where it is said by which loss."""
+    too, where it is said by which loss. Of held-out pairs the log-probabilities."""
     logps: list[tuple[float, float]] = []
     rows: list[Tensor] = []
     products: list[Row] = []
@@ -49,7 +56,17 @@ def look(
             logps.append(response_logps(states, model.head))
             rows.append(_where_they_part(states, model))
     found = gradient_summary(products) if gradients is not None else {}
-    return Look(torch.tensor(logps, dtype=torch.float64), torch.stack(rows).cpu(), found)
+    unseen = [
+        response_logps(states, model.head)
+        for batch in pack(held_out, batch_tokens)
+        for states in pair_states(model, batch)
+    ]
+    return Look(
+        torch.tensor(logps, dtype=torch.float64),
+        torch.stack(rows).cpu(),
+        found,
+        torch.tensor(unseen, dtype=torch.float64).view(-1, 2),
+    )
 
 
 def _where_they_part(states: PairStates, model: Model) -> Tensor:

@@ -22,15 +22,25 @@ _ALWAYS = (
 )
 
 
-def tracked_names(groups: Iterable[str] = (), *, gradients: bool = False) -> tuple[str, ...]:
+_HELD_OUT = ("chosen_change", "rejected_change", "margin_change", "reward_accuracy", "displaced")
+_FORETOLD = ("chosen_change", "rejected_change", "margin_change", "displaced")
+
+
+def tracked_names(
+    groups: Iterable[str] = (), *, gradients: bool = False, held_out: bool = False, foretold: bool = False
+) -> tuple[str, ...]:
     """The names of the values that every look at the probe set has.
 
     Args:
         groups: the names of the watched groups of words.
         gradients: whether the inner products of the pairs' gradients are tracked.
+        held_out: whether pairs that are not trained on are looked at beside.
+        foretold: whether a forecast stands beside; it may have less to say than these names.
     """
-    watched = [f"watch/{name}" for name in groups]
-    return (*_ALWAYS, *watched, *(GRADIENT_NAMES if gradients else ()))
+    found = [*_ALWAYS, *(f"watch/{name}" for name in groups), *(GRADIENT_NAMES if gradients else ())]
+    unseen = [f"held_out/{name}" for name in _HELD_OUT] if held_out else []
+    said = [*_FORETOLD, *(f"held_out/{name}" for name in _FORETOLD if held_out)] if foretold else []
+    return (*found, *unseen, *(f"forecast/{name}" for name in said))
 
 
 GRADIENT_NAMES = tuple(

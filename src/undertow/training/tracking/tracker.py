@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,13 @@ from undertow.errors import OptionError
 from undertow.files import write_atomically
 from undertow.maths import displacement
 from undertow.runs.names import TRACKING
+from undertow.training.guards.language import FORETOLD
 from undertow.training.tracking.look import Look
 
-__all__ = ["PROBE", "RECORD", "START", "Tracker", "tracked_values", "words_to_ids"]
+__all__ = ["PROBE", "RECORD", "START", "Foretold", "Tracker", "tracked_values", "words_to_ids"]
 
+Foretold = Callable[[int], Mapping[str, float]]
+"""Of a step: what a forecast says of tracked values there, by their names."""
 TOP = 3
 START, PROBE = "tracking-start.npz", "probe.parquet"
 RECORD = "tracking.json"
@@ -67,6 +70,8 @@ class Tracker:
         tokenizer: for the text of the tokens that gain.
         folder: where the history stands, so that a run that goes on has no gaps; None keeps it in memory only.
         groups: token ids of watched groups of words.
+        held_out: pairs that are looked at and not trained on.
+        foretold: what a forecast says of the tracked values at a step, if there is one.
         displaced_by: a chosen response counts as displaced when it fell by more than so many nats.
         writes: whether this process writes it; of several that train together, one does.
     """
@@ -78,10 +83,13 @@ class Tracker:
         folder: Path | None = None,
         groups: Mapping[str, Sequence[int]] | None = None,
         *,
+        held_out: Sequence[TokenPair] = (),
+        foretold: Foretold | None = None,
         displaced_by: float = 0.0,
         writes: bool = True,
     ) -> None:
         self.probe, self._tokenizer, self.folder = probe, tokenizer, folder
+        self.held_out, self._foretold = held_out, foretold
         self.displaced_by, self._writes = displaced_by, writes
         self.groups = dict(groups or {})
         self.rows: list[dict[str, Any]] = []
@@ -92,7 +100,10 @@ class Tracker:
         if self.folder is None or not (self.folder / TRACKING).exists():
             return
         with np.load(self.folder / START, allow_pickle=False) as start:
-            self.first = Look(torch.from_numpy(start["logps"]), torch.from_numpy(start["next_token"]))
+            held_out = torch.from_numpy(start["held_out"]) if "held_out" in start else torch.zeros(0, 2).double()
+            self.first = Look(
+                torch.from_numpy(start["logps"]), torch.from_numpy(start["next_token"]), held_out=held_out
+            )
         table = pq.read_table(self.folder / TRACKING).to_pylist()
         self.rows = [row for row in table if row["step"] <= step]
 
@@ -120,7 +131,8 @@ class Tracker:
     def _append(self, step: int, now: Look) -> None:
         texts, gains = self._tokens(now)
         how = {"step": step, "displaced_by": self.displaced_by}
-        self.rows.append({**how, **self._values(now), "gaining_tokens": texts, "gaining": gains})
+        foretold = {f"{FORETOLD}{name}": float(value) for name, value in self._foretell(step).items()}
+        self.rows.append({**how, **self._values(now), **foretold, "gaining_tokens": texts, "gaining": gains})
 
     def _values(self, now: Look) -> dict[str, float]:
         assert self.first is not None
@@ -139,10 +151,27 @@ class Tracker:
             "displaced": self._displaced(now).double().mean().item(),
             "largest_decrease": displacement.largest_decrease(torch.tensor(chosen_history, dtype=torch.float64))[0],
         }
+        if len(now.held_out):
+            unseen = now.held_out - self.first.held_out
+            values |= {
+                "held_out/chosen_change": unseen[:, 0].mean().item(),
+                "held_out/rejected_change": unseen[:, 1].mean().item(),
+                "held_out/margin_change": (unseen[:, 0] - unseen[:, 1]).mean().item(),
+                "held_out/reward_accuracy": (unseen[:, 0] > unseen[:, 1]).double().mean().item(),
+                "held_out/displaced": displacement.displaced(
+                    self.first.held_out[:, 0], now.held_out[:, 0], by=self.displaced_by
+                )
+                .double()
+                .mean()
+                .item(),
+            }
         for name, ids in self.groups.items():
             gained = displacement.group_gains(self.first.next_token, now.next_token, ids)
             values[f"watch/{name}"] = gained.mean().item()
         return {name: float(value) for name, value in {**values, **now.gradients}.items()}
+
+    def _foretell(self, step: int) -> Mapping[str, float]:
+        return self._foretold(step) if self._foretold is not None else {}
 
     def _displaced(self, now: Look) -> Tensor:
         """Which pairs' chosen responses fell by more than ``displaced_by`` since the first look."""
@@ -159,7 +188,12 @@ class Tracker:
     def _write_start(self, start: Look) -> None:
         if self.folder is not None and self._writes:
             with write_atomically(self.folder / START) as file:
-                np.savez(file, logps=start.logps.numpy(), next_token=start.next_token.numpy())
+                np.savez(
+                    file,
+                    logps=start.logps.numpy(),
+                    next_token=start.next_token.numpy(),
+                    held_out=start.held_out.numpy(),
+                )
 
     def _write_pairs(self, step: int, now: Look) -> None:
         """What the look found of each pair, with its texts as the model reads them: cut where the tokens were."""
