@@ -24,9 +24,10 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 @pytest.fixture(autouse=True)
 def threads(request: pytest.FixtureRequest) -> None:
-    """One thread for tiny models, all cores for real ones."""
+    """One thread for tiny models; real ones have the cores to themselves, shared among the processes that test."""
     real = request.node.get_closest_marker("model") is not None
-    torch.set_num_threads((os.cpu_count() or 1) if real else 1)
+    share = (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    torch.set_num_threads(max(share, 1) if real else 1)
 
 
 @pytest.fixture(scope="session")

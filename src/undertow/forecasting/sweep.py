@@ -23,7 +23,7 @@ from undertow.runs.recipes import Arm, Entry, read_arms
 from undertow.training.settings import typed_options
 from undertow.training.sweep import about_arm
 
-__all__ = ["AS_FORECAST", "COMMON", "best_arm", "simulate_sweep"]
+__all__ = ["AS_FORECAST", "COMMON", "arm_numbers", "best_arm", "simulate_sweep", "simulated_arm"]
 
 COMMON = "common"
 """In place of a file: the arms that people ask for most, which come with Undertow."""
@@ -70,10 +70,10 @@ def simulate_sweep(
     watch.phase("simulating the arms", pairs=len(plans))
     rows, target = [], 0.0
     for name, (settings, kept) in plans.items():
-        found = _simulated(stored.study, settings, kept)
+        found = simulated_arm(stored.study, settings, kept)
         target = target or _gain(found.curve[-1])  # of the first, which is the forecast's own run
         equal = _at_equal_margin(stored.study, settings, kept, found, target)
-        rows.append(_named(name, arms[name], settings) | _row(stored.study, found, kept, settings, equal))
+        rows.append(_named(name, arms[name], settings) | arm_numbers(stored.study, found, kept, settings, equal))
         watch.advance(pairs=1)
     told = {
         "counts": stored.study.curvature is not None,
@@ -117,7 +117,7 @@ def _rules(arm: Arm) -> list[str]:
     return [given] if isinstance(given, str) else list(given)
 
 
-def _simulated(study: Study, settings: ForecastSettings, kept: NDArray[np.int64]) -> Simulation:
+def simulated_arm(study: Study, settings: ForecastSettings, kept: NDArray[np.int64]) -> Simulation:
     """An arm's run; the curve is of all pairs, so that arms which leave some out can be compared."""
     return simulated(
         study,
@@ -141,14 +141,22 @@ def _named(name: str, arm: Arm, settings: ForecastSettings) -> dict[str, Any]:
     }
 
 
-def _row(
+def arm_numbers(
     study: Study,
     found: Simulation,
     kept: NDArray[np.int64],
     settings: ForecastSettings,
-    equal: tuple[float, Simulation] | None,
+    equal: tuple[float, Simulation] | None = None,
 ) -> dict[str, Any]:
-    """An arm's numbers, as JSON values: of all pairs, and of the kept, the left-out and the held-out apart."""
+    """An arm's numbers, as JSON values: of all pairs, and of the kept, the left-out and the held-out apart.
+
+    Args:
+        study: what was simulated on.
+        found: the arm's run.
+        kept: the numbers of the pairs that it trains on.
+        settings: of it.
+        equal: at which learning rate its margin gain is that of the others, and that run.
+    """
     n, seed = len(study.sample), settings.train.seed
     outcome = outcome_of(study, found, protect=settings.protect)
     inside = np.isin(study.sample, kept)
@@ -209,7 +217,7 @@ def _at_equal_margin(
         low, high = (at, high) if gain < target else (low, at)
         guess = at * target / gain if gain > 0 else (low * high) ** 0.5
         at = min(max(guess, low), high) if low < guess < high else (low * high) ** 0.5
-        found = _simulated(study, replace(settings, train=replace(settings.train, lr=at)), kept)
+        found = simulated_arm(study, replace(settings, train=replace(settings.train, lr=at)), kept)
     return None
 
 
