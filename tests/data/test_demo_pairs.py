@@ -9,6 +9,8 @@ from importlib.resources import files
 import pytest
 from rapidfuzz.distance import Levenshtein
 
+import undertow as ut
+
 CATEGORIES = {"near-duplicate", "two-refusals", "refusal-vs-answer", "long-vs-short", "yes-no-synonyms", "plain"}
 COLUMNS = ["prompt", "chosen", "rejected", "category"]
 
@@ -30,6 +32,15 @@ def of(rows: list[dict[str, str]], category: str) -> list[dict[str, str]]:
 def test_sixty_pairs_ten_of_each_category(rows):
     assert len(rows) == 60
     assert Counter(row["category"] for row in rows) == dict.fromkeys(CATEGORIES, 10)
+
+
+def test_the_short_ones_are_thirty_of_them(rows):
+    text = (files("undertow.demo") / "short.jsonl").read_text(encoding="utf-8")
+    short = [json.loads(line) for line in text.splitlines()]
+    assert len(short) == 30
+    assert [row for row in rows if row in short] == short
+    assert max(len(words(row[side])) for row in short for side in ("chosen", "rejected")) < 50
+    assert [pair.prompt_text for pair in ut.read_pairs("demo-short")] == [row["prompt"] for row in short]
 
 
 def test_each_row_is_whole_and_tidy(rows):

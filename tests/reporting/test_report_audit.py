@@ -195,7 +195,7 @@ def test_the_headline_counts_pairs(audited: AuditRun) -> None:
         assert found.number == of_all(own, ROWS, "pair")
         assert any(of_all(pull, ROWS, "chosen response") in one for one in found.sentences)
     else:
-        assert found.number == (of_all(pull, ROWS, "chosen response") if pull else f"none of {ROWS} pairs")
+        assert found.number == (of_all(pull, ROWS, "chosen response") if pull else f"{ROWS} pairs")
 
 
 def with_falling(audited: AuditRun, own: int, pull: int | None) -> AuditRun:
@@ -218,8 +218,8 @@ def with_falling(audited: AuditRun, own: int, pull: int | None) -> AuditRun:
         (1, None, "1 of 40 pairs (2%) will pull its own chosen response down"),
         (40, 40, "all 40 pairs will pull their own chosen response down"),
         (0, 7, "training on these pairs will pull 7 of 40 chosen responses (18%) down"),
-        (0, 0, "none of 40 pairs will pull its own chosen response down"),
-        (0, None, "none of 40 pairs will pull its own chosen response down"),
+        (0, 0, "40 pairs are ranked: no step on a pair by itself lowers its chosen response"),
+        (0, None, "40 pairs are ranked: no step on a pair by itself lowers its chosen response"),
     ],
 )
 def test_the_verdict_in_words(audited: AuditRun, own: int, pull: int | None, headline: str) -> None:

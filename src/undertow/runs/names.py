@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "AUDIT",
     "COMPARE",
+    "FACT",
     "FORECAST",
     "HELD_OUT_FORECAST",
     "PAIRS",
@@ -30,6 +31,8 @@ SUMMARIES = {
 """The file that a run of each kind writes last."""
 PAIRS = "pairs.parquet"
 """Of a comparison: one row a pair."""
+FACT = "fact.json"
+"""Beside a forecast: what the run that it foretells has done, where it was trained before (as the demo's was)."""
 TRACKING = "tracking.parquet"
 """Of a training run, ours or one that a callback followed: one row a look at the probe set."""
 PAIR_FORECAST, HELD_OUT_FORECAST, TEXTS_FORECAST = (

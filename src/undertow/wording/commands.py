@@ -9,7 +9,7 @@ from typing import Any
 
 from undertow.scoring.columns import PREDICTORS
 
-__all__ = ["FILTERED", "filter_command", "simulate_command"]
+__all__ = ["FILTERED", "filter_command", "forecast_command", "simulate_command"]
 
 FILTERED = "filtered.jsonl"
 _STANDARD_INPUT = "prefs.jsonl"
@@ -28,6 +28,18 @@ def filter_command(arguments: Mapping[str, Any], scores: str | Path, by: str, pe
     words = ["undertow", "filter", _STANDARD_INPUT if data == "-" else data, *_reading(arguments.get("reading") or {})]
     end = PREDICTORS.get(by, "lowest")  # push ranks no pair's own fate: its low end displaces the others
     words += ["--scores", str(scores), "--by", by, f"--drop-{end}", f"{percent}%", "--out", FILTERED]
+    return shlex.join(words)
+
+
+def forecast_command(arguments: Mapping[str, Any]) -> str:
+    """The command that foretells what a whole run does to the pairs of an audit.
+
+    Args:
+        arguments: the audit's, as ``audit.json`` holds them: the data are read in the same way.
+    """
+    data = str(arguments["data"])
+    words = ["undertow", "forecast", _STANDARD_INPUT if data == "-" else data]
+    words += [*_reading(arguments.get("reading") or {}), "--model", str(arguments["model"]), "--out", "forecast"]
     return shlex.join(words)
 
 

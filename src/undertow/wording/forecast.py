@@ -15,6 +15,7 @@ __all__ = [
     "at_risk",
     "cost_says",
     "curve_says",
+    "fact_says",
     "forecast_verdict",
     "group_says",
     "held_out_says",
@@ -111,6 +112,27 @@ def simulation_verdict(summary: Summary) -> Verdict:
             "of pairs that the forecast's own run trained on, too many tend to count as falling when they are left out."
         )
     return replace(found, sentences=(*said, *found.sentences))
+
+
+def fact_says(said: Sequence[float], chosen: Sequence[float], rejected: Sequence[float], made_on: str) -> str:
+    """What training really did to the pairs that were forecast.
+
+    Args:
+        said: the forecast of the chosen responses, in nats.
+        chosen, rejected: realised changes, in the same order.
+        made_on: where it was trained.
+    """
+    falls = sum(value < 0 for value in chosen)
+    both = sum(one < 0 and other < 0 for one, other in zip(said, chosen, strict=True))
+    means = [sum(values) / len(values) for values in (chosen, rejected)]
+    return (
+        f"Trained for real ({made_on}), {of_all(falls, len(chosen), 'chosen response')} lost probability, {both} of "
+        f"them as foretold; on average a chosen response {_moved(means[0])} and a rejected one {_moved(means[1])}."
+    )
+
+
+def _moved(change: float) -> str:
+    return f"{'gained' if change > 0 else 'lost'} {nats_of(change)} nats"
 
 
 def run_length(summary: Summary) -> str:

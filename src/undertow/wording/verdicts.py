@@ -53,14 +53,20 @@ def audit_verdict(
     if not own and pull:
         head = (f"{under}training on these pairs will pull ", f"{of_all(pull, pairs, 'chosen response')}", " down")
     elif not own:
-        head = (under, f"none of {counted(pairs, 'pair')}", " will pull its own chosen response down")
+        # "None will fall" would be read as a forecast of a run, which a step on one pair is not.
+        verb = "is" if pairs == 1 else "are"
+        head = (
+            under,
+            counted(pairs, "pair"),
+            f" {verb} ranked: no step on a pair by itself lowers its chosen response",
+        )
     else:
         whose = "its own chosen response" if own == 1 else "their own chosen response"
         head = (under, of_all(own, pairs, "pair"), f" will pull {whose} down")
     sentences = [*_further(pairs, falling)]
     if other_losses and pairs:
         sentences.append(_compared(own / pairs, other_losses))
-    return Verdict(*head, sentences=tuple(sentences), tone="bad" if own or pull else "good")
+    return Verdict(*head, sentences=tuple(sentences), tone="bad" if own or pull else "")
 
 
 def _further(pairs: int, falling: Mapping[str, int]) -> Iterator[str]:

@@ -18,7 +18,7 @@ from undertow.filtering.what_if import MEASURES, best_predictor
 from undertow.scoring.columns import PREDICTORS, shown_in
 from undertow.scoring.folder import ScoreStore
 from undertow.wording import repeats
-from undertow.wording.commands import filter_command
+from undertow.wording.commands import filter_command, forecast_command
 from undertow.wording.names import CASE_LABELS
 from undertow.wording.numbers import typed
 from undertow.wording.verdicts import audit_verdict
@@ -72,6 +72,8 @@ def print_next(console: Console, arguments: Mapping[str, Any], out: Path, by: st
     """The command to type next."""
     console.print("\nNext: leave out the pairs that displace most")
     console.print(f"  {visible(filter_command(arguments, out, by, '10'))}", markup=False, soft_wrap=True)
+    console.print("Or first: what a whole run will do to each, in nats, and how many will fall")
+    console.print(f"  {visible(forecast_command(arguments))}", markup=False, soft_wrap=True)
 
 
 def print_histogram(console: Console, values: np.ndarray, name: str) -> None:

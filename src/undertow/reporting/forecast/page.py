@@ -95,7 +95,26 @@ def figures(folder: str | Path) -> tuple[Figure, ...]:
 
 def figures_of(run: ForecastRun) -> list[Figure]:
     """The charts that the forecast has the numbers for."""
-    return [*_curves(run), *_of_pairs(run)]
+    return [*_curves(run), *_of_pairs(run), *_fact(run)]
+
+
+def _fact(run: ForecastRun) -> Iterator[Figure]:
+    """Forecast against fact, where the run was trained."""
+    fact, said = run.fact(), run.column("forecast_chosen")
+    if fact is None or not np.isfinite(said).all():
+        return
+    both = np.concatenate([said, fact.chosen])
+    low, high = float(both.min()), float(both.max())
+    chart = scatter(
+        said,
+        fact.chosen,
+        run.rows,
+        titles=("forecast_chosen (nats)", "what training did (nats)"),
+        falls=fact.chosen < 0,
+        line=[(low, low), (high, high)],
+    )
+    says = words.fact_says(said.tolist(), fact.chosen.tolist(), fact.rejected.tolist(), fact.made_on)
+    yield Figure("fact", "Forecast and fact", chart, says)
 
 
 def _curves(run: ForecastRun) -> Iterator[Figure]:

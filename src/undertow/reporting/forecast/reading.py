@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,26 @@ from numpy.typing import NDArray
 
 from undertow.errors import DataError
 from undertow.runs.folder import read_summary
-from undertow.runs.names import FORECAST, PAIR_FORECAST, SUMMARIES, TEXTS_FORECAST
+from undertow.runs.names import FACT, FORECAST, PAIR_FORECAST, SUMMARIES, TEXTS_FORECAST
 from undertow.scoring.columns import PUSH, numbers_of
 
-__all__ = ["ForecastRun", "TextGroup", "read_forecast_run"]
+__all__ = ["TRAINED_WITH", "Fact", "ForecastRun", "TextGroup", "read_forecast_run"]
 
 Vector = NDArray[np.float64]
 
+TRAINED_WITH = (
+    "loss",
+    "lr",
+    "batch_size",
+    "accumulate",
+    "epochs",
+    "max_steps",
+    "optimiser",
+    "schedule",
+    "lora_r",
+    "seed",
+)
+"""Options of training that a fact must share with a forecast."""
 MOVERS = 3
 """Pairs that are named for each group of texts."""
 
@@ -41,6 +55,15 @@ class TextGroup:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Fact:
+    """Realised changes of the pairs, ``[n]`` in nats, in the order of the forecast's rows; where that was."""
+
+    chosen: Vector
+    rejected: Vector
+    made_on: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class ForecastRun:
     """A finished forecast: ``forecast.json``, and the rows of ``forecast.parquet`` and of ``texts-forecast.parquet``
     (None where no texts were given)."""
@@ -49,6 +72,23 @@ class ForecastRun:
     summary: Mapping[str, Any]
     table: pa.Table
     texts: pa.Table | None
+
+    def fact(self) -> Fact | None:
+        """What the foretold run has done, where that stands beside and is of these data and this loss."""
+        try:
+            found = json.loads((self.folder / FACT).read_text(encoding="utf-8"))
+            known = {int(row): (chosen, rejected) for row, chosen, rejected in found["pairs"]}
+            if found["data"] != self.summary["fingerprints"]["data"] or found["trained_with"] != self._trained_with():
+                return None
+            pairs = [known[row] for row in self.rows.tolist()]
+            chosen, rejected = np.array(pairs, dtype=np.float64).T
+            return Fact(chosen, rejected, str(found["made_on"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _trained_with(self) -> dict[str, Any]:
+        training = self.summary["arguments"]["training"]
+        return {name: training[name] for name in TRAINED_WITH}
 
     @property
     def counts(self) -> bool:
