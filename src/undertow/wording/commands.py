@@ -9,7 +9,7 @@ from typing import Any
 
 from undertow.scoring.columns import PREDICTORS
 
-__all__ = ["FILTERED", "filter_command", "forecast_command", "simulate_command"]
+__all__ = ["FILTERED", "filter_command", "forecast_command", "simulate_command", "sweep_command"]
 
 FILTERED = "filtered.jsonl"
 _STANDARD_INPUT = "prefs.jsonl"
@@ -52,6 +52,11 @@ def simulate_command(forecast: str | Path, by: str, percent: str) -> str:
         percent: how much, as it is typed, without the sign.
     """
     return shlex.join(["undertow", "simulate", str(forecast), "--filter", f"{by} drop-lowest {percent}%"])
+
+
+def sweep_command(forecast: str | Path) -> str:
+    """The command that asks of a forecast what people ask most: other losses, rates, β and filters."""
+    return shlex.join(["undertow", "simulate", str(forecast), "--sweep", "common"])
 
 
 def _reading(reading: Mapping[str, Any]) -> list[str]:

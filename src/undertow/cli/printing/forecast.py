@@ -19,7 +19,7 @@ from undertow.reporting.training.reading import spread
 from undertow.runs.texts import read_texts
 from undertow.wording import forecast as words
 from undertow.wording import remedies
-from undertow.wording.commands import filter_command, simulate_command
+from undertow.wording.commands import filter_command, simulate_command, sweep_command
 from undertow.wording.numbers import percent, signed, typed
 from undertow.wording.visible import one_line, visible
 
@@ -71,9 +71,12 @@ def print_forecast(out: Path, summary: Mapping[str, Any], report: Path) -> None:
     console.print(f"Cost: {words.cost_says(summary['cost'])}", markup=False)
     print_report(console, report)
     arguments = summary["arguments"]
-    console.print("\nNext: the same run without the pairs that push others down; then leave them out")
+    console.print(
+        "\nNext: what other losses, rates and filters would do; the run without the pairs that push others down"
+    )
     reading = {**arguments, "reading": arguments["training"]["reading"]}
-    for command in (simulate_command(out, "push", LEFT_OUT), filter_command(reading, out, "push", LEFT_OUT)):
+    commands = (sweep_command(out), simulate_command(out, "push", LEFT_OUT))
+    for command in (*commands, filter_command(reading, out, "push", LEFT_OUT)):
         console.print(f"  {visible(command)}", markup=False, soft_wrap=True)
 
 

@@ -18,7 +18,7 @@ from undertow.reporting.training import charts as course
 from undertow.reporting.training.reading import spread
 from undertow.runs.texts import PAIR_TEXTS, read_beginnings
 from undertow.wording import forecast as words
-from undertow.wording.commands import filter_command, simulate_command
+from undertow.wording.commands import filter_command, simulate_command, sweep_command
 from undertow.wording.losses import written
 from undertow.wording.names import data_name
 from undertow.wording.numbers import MISSING, counted, interval, number, of_all, percent, signed, signed_nats
@@ -76,6 +76,7 @@ def report(folder: str | Path, *, pairs_url: str | None = None, audit_url: str |
         ],
         assumptions=words.assumptions(summary),
         commands=[
+            sweep_command(run.folder),
             simulate_command(run.folder, "push", LEFT_OUT),
             filter_command(reading, run.folder, "push", LEFT_OUT),
         ],

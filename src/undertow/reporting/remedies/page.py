@@ -149,7 +149,7 @@ def figures_of(summary: Mapping[str, Any]) -> list[Figure]:
         alt.Chart({"values": data})
         .mark_point(filled=True, size=80, opacity=0.9)
         .encode(
-            x=alt.X("share:Q", title="displaced at an equal margin gain", axis=alt.Axis(format="%")),
+            x=alt.X("share:Q", title="displaced at an equal margin gain", axis=alt.Axis(format="%", tickCount=8)),
             y=alt.Y("arm:N", sort=[shown(row["arm"], NAME) for row in rows], title=None),
             color=alt.Color("of:N", title=None, scale=alt.Scale(domain=used, range=[theme.REJECTED, theme.CHOSEN])),
             shape=alt.Shape("of:N", title=None, scale=alt.Scale(domain=used, range=["circle", "diamond"])),
