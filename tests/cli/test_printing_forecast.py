@@ -10,15 +10,35 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from command import run
 from run_folders import forecast, held_out, made, watched_texts
 from undertow.cli.printing.forecast import print_forecast, print_simulation
 from undertow.forecasting.stored import simulate
 from undertow.wording.forecast import forecast_verdict, simulation_verdict
+from undertow.wording.numbers import percent
+from undertow.wording.remedies import best_says
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return made(tmp_path_factory.mktemp("inputs"))
+
+
+def test_arms_are_printed_least_displaced_first(inputs: tuple[Path, Path], tmp_path: Path, capsys) -> None:
+    out = forecast(*inputs, tmp_path / "out", held_out=str(held_out(tmp_path)))
+    (tmp_path / "arms.yaml").write_text("gentle: {lr: x0.5}\nless: {filter: push drop-lowest 6}\n")
+    code, printed, _ = run(capsys, "simulate", out, "--sweep", tmp_path / "arms.yaml", "--order", "unknown", "--json")
+    assert code == 0
+    summary = json.loads(printed.splitlines()[-1])
+    assert summary == json.loads((out / "simulated.json").read_text())
+    assert best_says(summary).split()[0] in printed
+    cells = table(printed, "in nats")
+    assert {row[0] for row in cells[1:]} == {arm["arm"] for arm in summary["arms"]}
+    shares = [row[1] for row in cells[1:]]
+    assert shares[0] == percent(min(arm["equal"]["displaced"] for arm in summary["arms"] if arm["equal"]))
+    assert (out / "simulated.html").exists()
+    code, _, err = run(capsys, "simulate", out, "--sweep", tmp_path / "arms.yaml", "--filter", "push drop-lowest 1")
+    assert (code, "each arm says in the file" in err) == (2, True)
 
 
 @pytest.fixture

@@ -12,7 +12,9 @@ import pytest
 from browser import PHONE, Watch, opened, serving
 from command import some_rows
 from run_folders import compared, forecast, held_out, made, train_settings, watched_texts
+from undertow.forecasting.sweep import simulate_sweep
 from undertow.reporting.kinds import report_html
+from undertow.reporting.remedies.page import write_simulated
 from undertow.runs.settings import LossSettings
 from undertow.training.run import train_to_folder
 from undertow.training.settings import TrainSettings
@@ -76,6 +78,18 @@ def test_a_runs_page_opens(browser: Browser, runs: dict[str, Path], tmp_path: Pa
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     context.close()
     watch.check()
+
+
+def test_the_page_of_simulated_arms(page: Page, runs: dict[str, Path]) -> None:
+    summary = simulate_sweep(runs["forecast"], "common")
+    opened(page, write_simulated(runs["forecast"]))
+    assert page.locator("[data-chart] svg").count() == (1 if any(arm["equal"] for arm in summary["arms"]) else 0)
+    rows = page.locator("#arms tbody tr")
+    assert rows.count() == len(summary["arms"])
+    page.locator("#arms thead button", has_text="worst tenth").click()
+    page.wait_for_selector("#arms th[aria-sort=descending]")
+    worst = sorted(summary["arms"], key=lambda arm: -arm["worst_tenth"])
+    assert rows.first.locator("td").first.inner_text() == worst[0]["arm"]
 
 
 def test_several_training_runs_on_one_page(page: Page, runs: dict[str, Path]) -> None:

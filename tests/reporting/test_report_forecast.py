@@ -21,7 +21,7 @@ from undertow.errors import DataError
 from undertow.reporting import write_report
 from undertow.reporting.forecast.charts import looks, parts
 from undertow.reporting.forecast.page import figures, report
-from undertow.reporting.forecast.reading import read_forecast_run
+from undertow.reporting.forecast.reading import TRAINED_WITH, read_forecast_run
 from undertow.reporting.kinds import kind_of
 from undertow.reporting.viewing.site import Site
 from undertow.wording.forecast import forecast_verdict, why
@@ -302,3 +302,25 @@ def test_every_chart_can_be_a_file(capsys, folder: Path, tmp_path: Path) -> None
     names = {figure.name for figure in figures(folder)}
     assert {path.name for path in out.iterdir()} == {f"{name}.{form}" for name in names for form in ("png", "svg")}
     assert "audit.html" not in page.read_text(encoding="utf-8")  # that page is not beside this file
+
+
+def test_a_fact_of_the_same_run_is_drawn_and_another_is_not(copied: Path) -> None:
+    """The demo's: of these data and these options only."""
+    run = read_forecast_run(copied)
+    training = run.summary["arguments"]["training"]
+    fact = {
+        "data": run.summary["fingerprints"]["data"],
+        "trained_with": {name: training[name] for name in TRAINED_WITH},
+        "made_on": "a machine",
+        "pairs": [[int(row), float(row) - 5, -1.0] for row in run.rows],
+    }
+    assert run.fact() is None
+    (copied / "fact.json").write_text(json.dumps(fact))
+    found = run.fact()
+    assert found is not None
+    assert found.chosen.tolist() == [float(row) - 5 for row in run.rows]
+    assert "Trained for real (a machine), 5 of 24 chosen responses" in html.unescape(report(copied))
+    for name, value in {"data": "other", "trained_with": {"lr": 1}, "pairs": [], "made_on": None}.items():
+        (copied / "fact.json").write_text(json.dumps({**fact, name: value}) if name != "made_on" else "{")
+        assert run.fact() is None
+        assert "Trained for real" not in report(copied)

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from undertow.wording.commands import filter_command, simulate_command
+from undertow.wording.commands import filter_command, forecast_command, simulate_command, sweep_command
 from undertow.wording.forecast import (
     assumptions,
     cost_says,
     curve_says,
+    fact_says,
     forecast_verdict,
     group_says,
     held_out_says,
@@ -261,6 +262,20 @@ def test_commands_to_copy() -> None:
     assert simulate_command("a b", "push", "10") == "undertow simulate 'a b' --filter 'push drop-lowest 10%'"
     found = filter_command({"data": "prefs.jsonl", "reading": {}}, "out", "push", "10")
     assert found == "undertow filter prefs.jsonl --scores out --by push --drop-lowest 10% --out filtered.jsonl"
+
+
+def test_the_commands_that_lead_from_scores_to_a_forecast_and_on() -> None:
+    found = forecast_command({"data": "a b.jsonl", "model": "./sft", "reading": {"format": "standard"}})
+    assert found == "undertow forecast 'a b.jsonl' --format standard --model ./sft --out forecast"
+    assert sweep_command("scores") == "undertow simulate scores --sweep common"
+
+
+def test_the_fact_is_said_with_how_much_of_it_was_foretold() -> None:
+    said = fact_says([-1.0, 2.0, -3.0, 4.0], [-2.0, -1.0, 1.0, 6.0], [-3.0, -4.0, -5.0, -2.0], "a machine")
+    assert said == (
+        "Trained for real (a machine), 2 of 4 chosen responses (50%) lost probability, 1 of them as foretold; on "
+        "average a chosen response gained 1.0 nats and a rejected one lost 3.5 nats."
+    )
 
 
 def test_a_simulation_speaks_of_all_pairs_not_of_the_kept_alone() -> None:
