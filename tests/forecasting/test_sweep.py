@@ -14,6 +14,7 @@ from undertow.forecasting.stored import read_stored, simulate
 from undertow.forecasting.sweep import AS_FORECAST, COMMON, best_arm, simulate_sweep
 from undertow.reporting.remedies.page import figures, report, write_simulated
 from undertow.runs.names import SIMULATED_ARMS, SIMULATED_PAGE
+from undertow.runs.progress import Silent
 from undertow.wording import remedies as words
 
 ARMS = """
@@ -128,6 +129,27 @@ def test_the_common_questions_come_along(swept: tuple[Path, dict], monkeypatch, 
     for row in summary["arms"]:
         if row["filter"]:
             assert any(said.startswith(f"{row['arm']}: ") and "held out" in said for said in words.filters_say([row]))
+
+
+def test_questions_that_the_scores_do_not_answer_are_left_out_and_named(tmp_path: Path) -> None:
+    """Of the common ones only: an arm of a file was asked for."""
+
+    class Notes(Silent):
+        def note(self, text: str) -> None:
+            noted.append(text)
+
+    noted: list[str] = []
+    out = forecast(*made(tmp_path), tmp_path / "out", run={"lr": 1e-4}, level="text")
+    summary = simulate_sweep(out, COMMON, watch=Notes())
+    names = {row["arm"] for row in summary["arms"]}
+    assert {"push-10", "random-20", "rpo-0.1"} <= names
+    assert set(summary["skipped"]) == {"calibrated", *(f"{s}-{n}" for s in ("ches", "ln-ches") for n in (5, 10, 20))}
+    assert not set(summary["skipped"]) & names
+    assert len(noted) == 1
+    assert "--level unembedding" in noted[0]
+    (tmp_path / "arms.yaml").write_text("a: {filter: ches drop-highest 5%}\n")
+    with pytest.raises(ut.OptionError, match="the arm a.*no score ches"):
+        simulate_sweep(out, tmp_path / "arms.yaml")
 
 
 def test_its_page_says_what_the_table_holds(swept: tuple[Path, dict], tmp_path: Path) -> None:

@@ -70,6 +70,8 @@ from undertow.training.settings import TrainSettings
 
 __all__ = ["forecast", "forecast_to_folder"]
 
+_VERSION = 2
+"""Of what is kept on the way: parts of another version do not go together with these."""
 _LOOK_SIZES = (1.0, 0.5, 0.25, 0.125)
 """Parts of the simulated run's move at which the model is looked at, until it is nearly linear there."""
 _BEARS = (
@@ -214,6 +216,7 @@ class _Run:
             if name not in ("training", "by", "level", "pull")
         }
         return {
+            "version of the forecast": _VERSION,
             "data": self.audited.ready.fingerprint,
             "tokenizer and template": self.audited.encoder.fingerprint,
             "model weights": model.weights_fingerprint(),

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from undertow.errors import OptionError
 from undertow.files import without_nonfinite, write_json
 from undertow.forecasting.outcome import held_out_record, means_record, outcome_of
 from undertow.forecasting.settings import ForecastSettings, not_simulated
@@ -59,14 +60,25 @@ def simulate_sweep(
         OptionError: the file is none, or an arm needs other features; the message names it.
     """
     watch = watch or Silent()
-    path = Path(__file__).with_name("common.yaml") if str(file) == COMMON and not Path(COMMON).exists() else Path(file)
+    common = str(file) == COMMON and not Path(COMMON).exists()
     stored = read_stored(folder)
-    arms: dict[str, Arm] = {AS_FORECAST: {}, **read_arms(path)}
-    plans = {}
+    arms: dict[str, Arm] = {AS_FORECAST: {}}
+    arms |= read_arms(Path(__file__).with_name("common.yaml") if common else file)
+    plans, skipped = {}, []
     for name, arm in arms.items():  # all are looked at before the first is simulated
-        with about_arm("" if name == AS_FORECAST else name):
-            mine, rules = _options(arm, stored.options)
-            plans[name] = planned(stored, folder, {**options, **mine}, rules)
+        try:
+            with about_arm("" if name == AS_FORECAST else name):
+                mine, rules = _options(arm, stored.options)
+                plans[name] = planned(stored, folder, {**options, **mine}, rules)
+        except OptionError:
+            if not common or name == AS_FORECAST:
+                raise
+            skipped.append(name)  # a question that these scores do not answer; nobody asked it by name
+    if skipped:
+        watch.note(
+            f"Not asked, as the scores of {folder} do not tell (they come with --level unembedding): "
+            f"{', '.join(skipped)}."
+        )
     watch.phase("simulating the arms", pairs=len(plans))
     rows, target = [], 0.0
     for name, (settings, kept) in plans.items():
@@ -82,6 +94,7 @@ def simulate_sweep(
         "equal_margin": target,
         "best": best_arm(rows),
         "arms": rows,
+        "skipped": skipped,
     }
     summary: Any = without_nonfinite(told)
     write_json(Path(folder) / SIMULATED_ARMS, summary)
