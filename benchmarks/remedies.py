@@ -76,7 +76,8 @@ def run_arm(name: str, stored: Stored, options: argparse.Namespace) -> None:
     settings, kept = planned(stored, options.forecast, LOSSES.get(name, {}), rules)
     if name == "optimised":
         kept = np.setdiff1d(kept, choose_dropped(options.forecast, SHARE).dropped)
-    foretold = arm_numbers(stored.study, simulated_arm(stored.study, settings, kept), kept, settings)
+    study = stored.study_of(settings.train, kept)
+    foretold = arm_numbers(study, simulated_arm(study, settings, kept), kept, settings)
     rows = options.data.read_text().splitlines()
     data = folder / "pairs.jsonl"
     with write_atomically(data) as file:

@@ -277,7 +277,8 @@ def test_every_setting_is_read_back() -> None:
     other = {
         "ref": "other", "optimiser": "adamw", "schedule": "cosine", "lora_alpha": 8, "watch": {"no": ("No", "Sorry")},
         "guard": ("displaced>0.5 -> stop",), "filter": ("ches drop-highest 5%",), "report_to": "none",
-        "device": "cpu", "dtype": "float32", "loss": LossSettings("ipo", None, {"tau": 0.3}),
+        "device": "cpu", "dtype": "float32", "held_out": "x", "scores": "y",
+        "loss": LossSettings("ipo", None, {"tau": 0.3}),
         "data": DataSettings(None, {"prompt": "q", "chosen": "a", "rejected": "b"}, "train", "n", 7, "skip", True),
         "tokens": TokenSettings(max_length=99, eot=False),
     }  # fmt: skip

@@ -46,10 +46,11 @@ def foretelling(
     known = np.intersect1d(probe, stored.study.sample)
     if not len(known):
         raise OptionError(f"--scores {settings.scores}: none of the probe pairs has features there; give --probe more.")
+    numbers = np.asarray(kept, dtype=np.int64)
     found = simulate_order(
-        stored.study,
+        stored.study_of(settings, numbers, world_size=world_size),
         settings,
-        np.asarray(kept, dtype=np.int64),
+        numbers,
         world_size=world_size,
         counted=known,
         every=settings.track_every,

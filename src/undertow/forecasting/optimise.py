@@ -79,18 +79,19 @@ def choose_dropped(
             f"{folder}. Forecast with --sample 0, or leave out by a column that all pairs have: --by {PUSH}."
         )
     settings, kept = planned(stored, folder, {}, ())
+    study = stored.study.elsewhere()  # of orders that were not looked at
     count = _count(drop, len(kept))
     watch.phase("choosing what to leave out", pairs=count)
     dropped: list[int] = []
     for some in np.array_split(np.arange(count), min(ROUNDS, count)):
         staying = np.setdiff1d(kept, dropped)
-        found = _simulated(stored.study, settings, staying)
-        harm = torch.stack([_weighed(stored.study, one, objective) for one in found]).mean(0).numpy()
+        found = _simulated(study, settings, staying)
+        harm = torch.stack([_weighed(study, one, objective) for one in found]).mean(0).numpy()
         dropped += staying[np.argsort(harm[staying], kind="stable")[: len(some)]].tolist()
         watch.advance(pairs=len(some))
     ways = {"none": [], "random": _lowest(stored, RANDOM, kept, count), "push": _lowest(stored, PUSH, kept, count)}
     ways |= {"optimised": dropped}
-    told = {name: _told(stored.study, settings, np.setdiff1d(kept, out)) for name, out in ways.items()}
+    told = {name: _told(study, settings, np.setdiff1d(kept, out)) for name, out in ways.items()}
     key, sign = ("displaced_everywhere", 1) if objective == "displaced" else ("chosen_everywhere", -1)
     method = min(("optimised", "push"), key=lambda name: sign * told[name][key])
     return Choice(np.asarray(ways[method], dtype=np.int64), method, told)

@@ -89,6 +89,25 @@ class Study:
         """The same after a look, or without."""
         return replace(self, curvature=curvature)
 
+    def elsewhere(self) -> Study:
+        """The same for a run whose batches are others than those of the run that was looked at.
+
+        What the look told of a response is in part of the very path that was looked at, of which steps came before and
+        after its own. Of another path the expectation lies between that and what it told of responses in general: half
+        the way to the median of its kind, chosen or rejected, trained or not. Measured on three runs, one in another
+        order and two without a fifth of the pairs: half ranks best (ρ .975, .985, .985, against .967, .968, .967 with
+        all that the look told and .970, .988, .981 with the medians alone).
+        """
+        if self.curvature is None:
+            return self
+        nats, n = self.curvature.nats.clone(), 2 * len(self.sample)
+        for kind in (nats[:n], nats[n : self.paired_rows]):
+            for side in (kind[0::2], kind[1::2]):
+                if len(side):
+                    side += side.median()
+                    side /= 2
+        return self.with_curvature(replace(self.curvature, nats=nats))
+
     def batch(self, pairs: Tensor, changes: Tensor) -> Logps:
         """What a loss looks at: pairs of the sample (or held out), their responses changed by ``[k, 2]`` nats."""
         start = self.logps[: self.paired_rows].view(-1, 2)[pairs] + changes

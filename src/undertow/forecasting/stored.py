@@ -36,7 +36,7 @@ from undertow.runs.names import FORECAST, SUMMARIES, TEXTS_FORECAST
 from undertow.runs.option_names import nearest
 from undertow.scoring.columns import numbers_of
 from undertow.scoring.shards import read_scores
-from undertow.training.settings import option_defaults, recorded_options
+from undertow.training.settings import TrainSettings, option_defaults, recorded_options
 
 __all__ = ["RANDOM", "SIMULATED", "Stored", "planned", "read_stored", "simulate"]
 
@@ -47,6 +47,8 @@ SIMULATED = (
 """Options of training that a simulation takes, by their names; all others ask for other features."""
 RANDOM = "random"
 """A column without meaning: leaving pairs out by it is also a shorter run, with which other filters are compared."""
+_BATCHES = ("batch_size", "accumulate", "seed")
+"""Options that, with the pairs, their order and the number of processes, decide what the batches are."""
 _OWN = ("order", "orders", "world_size", "protect")
 
 
@@ -69,6 +71,15 @@ class Stored:
     table: pa.Table
     summary: dict[str, Any]
     options: dict[str, Any]
+
+    def study_of(
+        self, train: TrainSettings, kept: NDArray[np.int64], *, order: str = "train", world_size: int = 1
+    ) -> Study:
+        """The features for a run: where its batches are others than those of the run that was looked at, with the
+        curvature as far as it is expected to hold there."""
+        there = [self.options[name] for name in (*_BATCHES, "order", "world_size")]
+        same = there == [*(getattr(train, name) for name in _BATCHES), order, world_size]
+        return self.study if same and np.array_equal(kept, self.kept) else self.study.elsewhere()
 
 
 def read_stored(folder: str | Path) -> Stored:
@@ -201,7 +212,8 @@ def simulate(folder: str | Path, *, filter: str | Iterable[str] = (), **options:
     stored = read_stored(folder)
     rules = [filter] if isinstance(filter, str) else list(filter)
     settings, kept = planned(stored, folder, options, rules)
-    train, study = settings.train, stored.study
+    train = settings.train
+    study = stored.study_of(train, kept, order=settings.order, world_size=settings.world_size)
     found = simulated(study, train, kept, order=settings.order, orders=settings.orders, world_size=settings.world_size)
     outcome = outcome_of(study, found, protect=settings.protect, groups=stored.groups)
     parts = {

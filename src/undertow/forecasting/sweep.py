@@ -82,10 +82,11 @@ def simulate_sweep(
     watch.phase("simulating the arms", pairs=len(plans))
     rows, target = [], 0.0
     for name, (settings, kept) in plans.items():
-        found = simulated_arm(stored.study, settings, kept)
+        study = stored.study_of(settings.train, kept, order=settings.order, world_size=settings.world_size)
+        found = simulated_arm(study, settings, kept)
         target = target or _gain(found.curve[-1])  # of the first, which is the forecast's own run
-        equal = _at_equal_margin(stored.study, settings, kept, found, target)
-        rows.append(_named(name, arms[name], settings) | arm_numbers(stored.study, found, kept, settings, equal))
+        equal = _at_equal_margin(study, settings, kept, found, target)
+        rows.append(_named(name, arms[name], settings) | arm_numbers(study, found, kept, settings, equal))
         watch.advance(pairs=1)
     told = {
         "counts": stored.study.curvature is not None,
