@@ -90,8 +90,8 @@ def test_a_recipe_can_ask_for_an_empty_prompt(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("model: m\nempty_prompt: true\n")
     base = dict.fromkeys(
-        ("format", "columns", "split", "name", "limit", "beta", "loss_args", "watch", "guard", "filter")
-    )
+        ("format", "columns", "split", "name", "limit", "beta", "loss_args", "watch", "guard", "filter", "held_out", "scores")
+    )  # fmt: skip
     options = {
         **base,
         "model": "",
