@@ -89,9 +89,8 @@ def test_rows_of_a_viewer_are_filtered_as_rows(capsys, model, tmp_path) -> None:
 def test_a_recipe_can_ask_for_an_empty_prompt(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("model: m\nempty_prompt: true\n")
-    base = dict.fromkeys(
-        ("format", "columns", "split", "name", "limit", "beta", "loss_args", "watch", "guard", "filter", "held_out", "scores")
-    )  # fmt: skip
+    words = "format columns split name limit beta loss_args watch guard filter held_out scores"
+    base = dict.fromkeys(words.split())
     options = {
         **base,
         "model": "",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,9 @@ from undertow.data.pairs import BadRow
 from undertow.data.reading import Pairs
 from undertow.data.texts import Text, encode_texts, read_texts
 from undertow.data.tokens.encoder import PairEncoder, TokenPair
-from undertow.errors import SHOWN_BAD_ROWS, BadRowsError, ModelError, OptionError
+from undertow.errors import SHOWN_BAD_ROWS, BadRowsError, DataError, ModelError, OptionError
 from undertow.filtering.rules import Rule, left_out
-from undertow.forecasting.folder import ENTANGLEMENT, LOOK, ForecastFolder, digest, read_tensors
+from undertow.forecasting.folder import ENTANGLEMENT, LOOK, SCALING, ForecastFolder, digest, read_tensors
 from undertow.forecasting.look import moved, paired_logps, response_logps, step_along
 from undertow.forecasting.measure import (
     Engine,
@@ -54,7 +54,8 @@ from undertow.models.device import choose_dtype
 from undertow.models.gradients import Response, check_pieces, trained_parameters
 from undertow.models.loading import quiet_transformers
 from undertow.models.model import Model
-from undertow.runs.names import HELD_OUT_FORECAST, PAIR_FORECAST, TEXTS_FORECAST
+from undertow.runs.folder import read_summary
+from undertow.runs.names import FORECAST, HELD_OUT_FORECAST, PAIR_FORECAST, SUMMARIES, TEXTS_FORECAST
 from undertow.runs.preparation import prepare
 from undertow.runs.progress import Silent, Watcher
 from undertow.runs.settings import Shard
@@ -124,6 +125,29 @@ def forecast_to_folder(
         InputError: the data, the model, the options or the output folder cannot be used.
     """
     settings, watch = settings or ForecastSettings(), watch or Silent()
+    with opened(data, model_name, out, settings, overwrite=overwrite, watch=watch) as run:
+        if run.folder.finished:
+            watch.note(f"{out} is finished already: nothing was forecast again.")
+            return run.folder.summary()
+        identity, arguments = run.identity(), run.arguments(model_name)
+        return run.folder.commit({**made_with(), "arguments": arguments, "fingerprints": identity, **run.forecast()})
+
+
+@contextlib.contextmanager
+def opened(
+    data: str | Path,
+    model_name: str,
+    out: str | Path,
+    settings: ForecastSettings,
+    *,
+    overwrite: bool = False,
+    watch: Watcher,
+) -> Iterator[_Run]:
+    """A forecast's folder with data and model at hand: a new one, or one that goes on, or is finished.
+
+    Raises:
+        InputError: the data, the model, the options or the output folder cannot be used.
+    """
     for option, path in (("--held-out", settings.held_out), ("--texts", settings.texts)):
         if path:
             check_targets([Target("--out", Path(out), "run")], file_input(option, Path(path)))
@@ -144,12 +168,39 @@ def forecast_to_folder(
         with contextlib.closing(folder):
             model = audited.model or load_for_training(model_name, audited.encoder, settings.train)
             run = _Run(data, audited, settings, folder, watch, model, held, texts, tokens)
-            identity, arguments = run.identity(), run.arguments(model_name)
-            folder.begin(identity, arguments, overwrite=overwrite)
-            if folder.finished:
-                watch.note(f"{out} is finished already: nothing was forecast again.")
-                return folder.summary()
-            return folder.commit({**made_with(), "arguments": arguments, "fingerprints": identity, **run.forecast()})
+            folder.begin(run.identity(), run.arguments(model_name), overwrite=overwrite)
+            yield run
+
+
+Look = Callable[[Study, Simulation, NDArray[np.int64]], "tuple[Study, float] | None"]
+"""``(study, simulated run, numbers of the pairs it trains on) → (the study with the curvature of that run, how far on
+the way to its end the model was looked at)``; None where the model is far from linear all the way."""
+
+
+@contextlib.contextmanager
+def looking(folder: str | Path, *, watch: Watcher | None = None) -> Iterator[Look]:
+    """What looks at other runs that were simulated on a finished forecast; its model and data are opened for that.
+
+    Raises:
+        InputError: the forecast is none or not finished, its data or its model are no longer what they were, or what
+            it kept of the optimiser's scaling is gone.
+    """
+    folder, watch = Path(folder), watch or Silent()
+    summary = read_summary(folder, FORECAST, SUMMARIES[FORECAST])
+    arguments = summary["arguments"]
+    settings = ForecastSettings.recorded(arguments, str(folder / SUMMARIES[FORECAST]))
+    with opened(arguments["data"], arguments["model"], folder, settings, watch=watch) as run:
+        if not run.folder.finished or not (run.kept_scaling() or settings.train.optimiser == "sgd"):
+            raise DataError(f"{run.folder.folder / SCALING} is missing: forecast anew with --overwrite, then look.")
+        pairs = run.pairs()
+        with run.engine() as engine:
+            scales = run.kept_scales(engine)
+
+            def look(study: Study, found: Simulation, kept: NDArray[np.int64]) -> tuple[Study, float] | None:
+                told, looked, size = run.curved(study, run.looked(engine, study, found, pairs, kept, scales))
+                return None if looked is None else (told, size)
+
+            yield look
 
 
 def _held_out(
@@ -233,7 +284,7 @@ class _Run:
     def forecast(self) -> dict[str, Any]:
         """All stages; what they came to."""
         self.watch.note(not_simulated(self.train))
-        pairs = list(self.audited.ready.spool.read(0, self.audited.ready.spool.pairs))
+        pairs = self.pairs()
         table = self.audited.store.read_parts()
         kept = self._kept(table)
         sample = self._sample(len(pairs))
@@ -243,7 +294,7 @@ class _Run:
             world_size=self.settings.world_size,
             order=self.settings.order,
         )
-        with self._engine() as engine:
+        with self.engine() as engine:
             logps, reference, norms = self._starts(pairs, table)
             study, scales = self._study(engine, pairs, kept, sample, steps, logps, reference, norms)
             found = self._simulate(study, kept)
@@ -274,12 +325,24 @@ class _Run:
             self.folder.write_table(TEXTS_FORECAST, text_table(listed, study, found))
         return self._summary(study, found, outcome, looked, size, kept, steps, pairs, groups)
 
+    def pairs(self) -> list[TokenPair]:
+        """All pairs of the data."""
+        return list(self.audited.ready.spool.read(0, self.audited.ready.spool.pairs))
+
     def _products(self) -> torch.dtype | None:
         kind = choose_dtype(self.train.dtype, self.model.device)
         return torch.bfloat16 if kind == torch.bfloat16 else None
 
+    def kept_scaling(self) -> bool:
+        """Whether the optimiser's scaling is kept."""
+        return (self.folder.folder / SCALING).exists()
+
+    def kept_scales(self, engine: Engine) -> dict[str, Tensor]:
+        """That scaling, ``P^½`` by parameter; ones for SGD."""
+        return scaling(engine, self.folder, iter(()), self.train.optimiser, 0.0, self.watch, steps=0, totals=(0, 0))[0]
+
     @contextlib.contextmanager
-    def _engine(self) -> Iterator[Engine]:
+    def engine(self) -> Iterator[Engine]:
         """The model with the weights that training would train, dropout off."""
         model = self.model
         set_seed(self.train.seed)  # as training does before a low-rank adapter draws its first weights
@@ -463,9 +526,16 @@ class _Run:
         kept_look = read_tensors(path)
         started = time.monotonic()
         if kept_look is None:
-            kept_look = self._looked(engine, study, found, pairs, kept, scales)
+            kept_look = self.looked(engine, study, found, pairs, kept, scales)
             self.folder.keep(path, *kept_look)
         self.seconds["look"] = time.monotonic() - started
+        return self.curved(study, kept_look)
+
+    def curved(
+        self, study: Study, kept_look: tuple[dict[str, Tensor], dict[str, float]]
+    ) -> tuple[Study, Tensor | None, float]:
+        """The study with the curvature that a look tells, the real changes there, ``[R]``, and how far it went; where
+        it tells nothing, the study as it is and None."""
         tensors, numbers = kept_look
         size, looked = numbers["size"], tensors["logps"] - study.logps
         if not numbers["told"]:
@@ -489,7 +559,7 @@ class _Run:
         count = min(len(sample), len(others)) if self.settings.look else 0
         return np.sort(np.random.default_rng(self.train.seed).permutation(others)[:count])
 
-    def _looked(
+    def looked(
         self,
         engine: Engine,
         study: Study,

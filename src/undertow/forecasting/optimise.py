@@ -17,10 +17,10 @@ from undertow.filtering.filter import FilterSummary, filter_file
 from undertow.filtering.selection import Selector
 from undertow.forecasting.settings import ForecastSettings
 from undertow.forecasting.simulation import Simulation, Study, simulate_order
-from undertow.forecasting.stored import RANDOM, Stored, planned, read_stored
+from undertow.forecasting.stored import Stored, planned, read_stored
 from undertow.maths.linearised import pushes
 from undertow.runs.progress import Silent, Watcher
-from undertow.scoring.columns import PUSH
+from undertow.scoring.columns import PUSH, RANDOM
 from undertow.scoring.shards import read_scores
 
 __all__ = ["Choice", "Objective", "choose_dropped", "optimised_filter"]

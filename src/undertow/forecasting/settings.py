@@ -11,7 +11,7 @@ from undertow.errors import OptionError
 from undertow.runs.option_names import nearest
 from undertow.runs.recipes import Entry
 from undertow.training.order import Order
-from undertow.training.settings import TrainSettings, from_options, option_defaults
+from undertow.training.settings import TrainSettings, from_options, option_defaults, recorded_options
 
 __all__ = ["FEWEST", "MOST", "ForecastSettings", "Protect", "not_simulated"]
 
@@ -23,6 +23,11 @@ _COST_OF_A_PAIR = 6.0
 part of the look, and 2 the pair outside the sample that the look takes besides."""
 _SHARE_OF_TRAINING = 1 / 3
 _LARGEST_SKETCH = 2**24
+_RECORDED = (
+    *("level", "pull", "by", "order", "orders", "world_size", "sample", "sketch", "look", "protect", "held_out"),
+    *("texts", "batch_tokens", "part_pairs"),
+)
+"""A forecast's own options, beside those of training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +148,22 @@ class ForecastSettings:
 
     def record(self) -> dict[str, Any]:
         """The settings as JSON values: those of training by their own names, in ``training``."""
-        names = (
-            "level pull by order orders world_size sample sketch look protect held_out texts batch_tokens part_pairs"
-        )
-        return {name: getattr(self, name) for name in names.split()} | {"training": self.train.record()}
+        return {name: getattr(self, name) for name in _RECORDED} | {"training": self.train.record()}
+
+    @classmethod
+    def recorded(cls, record: Mapping[str, Any], place: str) -> ForecastSettings:
+        """The settings that :meth:`record` tells of.
+
+        Args:
+            record: as it was read from a file, with the model's name.
+            place: of that file, for messages.
+
+        Raises:
+            OptionError: it holds what this version does not know.
+        """
+        training = {name: entry.value for name, entry in recorded_options(record["training"], place).items()}
+        own = {name: record[name] for name in _RECORDED if name in record}
+        return cls.from_options({**training, **own, "model": record["model"]})[1]
 
 
 def not_simulated(train: TrainSettings) -> str:

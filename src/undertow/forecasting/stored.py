@@ -34,19 +34,17 @@ from undertow.maths.linearised import Curvature, Kernel, Products
 from undertow.runs.folder import check_there, read_summary
 from undertow.runs.names import FORECAST, SUMMARIES, TEXTS_FORECAST
 from undertow.runs.option_names import nearest
-from undertow.scoring.columns import numbers_of
+from undertow.scoring.columns import RANDOM, numbers_of
 from undertow.scoring.shards import read_scores
 from undertow.training.settings import TrainSettings, option_defaults, recorded_options
 
-__all__ = ["RANDOM", "SIMULATED", "Stored", "planned", "read_stored", "simulate"]
+__all__ = ["SIMULATED", "Stored", "planned", "read_stored", "simulate"]
 
 SIMULATED = (
     *("loss", "beta", "loss_args", "calibrated", "epochs", "max_steps", "batch_size", "accumulate", "lr", "optimiser"),
     *("schedule", "warmup_steps", "weight_decay", "max_grad_norm", "seed"),
 )
 """Options of training that a simulation takes, by their names; all others ask for other features."""
-RANDOM = "random"
-"""A column without meaning: leaving pairs out by it is also a shorter run, with which other filters are compared."""
 _BATCHES = ("batch_size", "accumulate", "seed")
 """Options that, with the pairs, their order and the number of processes, decide what the batches are."""
 _OWN = ("order", "orders", "world_size", "protect")

@@ -39,7 +39,7 @@ _MULTIPLIED = ("lr", "epochs")
 
 
 def simulate_sweep(
-    folder: str | Path, file: str | Path, *, watch: Watcher | None = None, **options: Any
+    folder: str | Path, file: str | Path, *, look: int = 0, watch: Watcher | None = None, **options: Any
 ) -> dict[str, Any]:
     """Simulate every arm of a file, and compare them; the table is kept beside the forecast.
 
@@ -47,13 +47,15 @@ def simulate_sweep(
         folder: of the forecast.
         file: arms as of ``undertow train --sweep``; or ``common``. ``lr`` and ``epochs`` may also be given as a
             multiple of the forecast's: ``x0.5``.
+        look: so many of the arms that displace least at an equal margin gain are looked at, each where its own run
+            ends, with the model; the best is then one of these.
         watch: told of the progress.
         **options: in which all arms differ from the forecast's run, by name.
 
     Returns:
         ``arms``, a row each, the forecast's own run first; ``equal_margin``, the margin gain in nats of that run; each
-        arm's ``equal``, what it does at the learning rate that gives as much; ``best``, the arm that displaces least
-        there.
+        arm's ``equal``, what it does at the learning rate that gives as much, and ``looked``, the same by a look;
+        ``best``, the arm that displaces least there.
 
     Raises:
         DataError: no finished forecast stands there.
@@ -80,14 +82,18 @@ def simulate_sweep(
             f"{', '.join(skipped)}."
         )
     watch.phase("simulating the arms", pairs=len(plans))
-    rows, target = [], 0.0
+    rows, target, compared = [], 0.0, {}
     for name, (settings, kept) in plans.items():
         study = stored.study_of(settings.train, kept, order=settings.order, world_size=settings.world_size)
         found = simulated_arm(study, settings, kept)
         target = target or _gain(found.curve[-1])  # of the first, which is the forecast's own run
         equal = _at_equal_margin(study, settings, kept, found, target)
+        if equal is not None and name != AS_FORECAST:
+            compared[name] = (study, settings, kept, *equal)
         rows.append(_named(name, arms[name], settings) | arm_numbers(study, found, kept, settings, equal))
         watch.advance(pairs=1)
+    if look and compared:
+        _look_at(rows, compared, folder, look, watch)
     told = {
         "counts": stored.study.curvature is not None,
         "data": stored.summary["data"],
@@ -109,10 +115,45 @@ def best_arm(rows: Sequence[Mapping[str, Any]]) -> str | None:
     Args:
         rows: as :func:`simulate_sweep` gives them.
     """
-    able = [row for row in rows if row["equal"] is not None]
-    if not able:
-        return None
-    return str(min(able, key=lambda row: (row["equal"]["displaced_everywhere"], -row["equal"]["chosen"]))["arm"])
+    able = _in_order(rows)
+    if any(row.get("looked") for row in rows):
+        able = [row for row in able if row.get("looked") or row["arm"] == AS_FORECAST]
+    return str(able[0]["arm"]) if able else None
+
+
+def _in_order(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The arms that can be compared, the one that displaces least first; by a look where one was taken."""
+    there = [(row.get("looked") or row["equal"], row) for row in rows if row["equal"] is not None]
+    there.sort(key=lambda one: (one[0]["displaced_everywhere"], -one[0]["chosen"]))
+    return [row for _, row in there]
+
+
+def _look_at(
+    rows: Sequence[dict[str, Any]],
+    compared: Mapping[str, tuple[Study, ForecastSettings, NDArray[np.int64], float, Simulation]],
+    folder: str | Path,
+    count: int,
+    watch: Watcher,
+) -> None:
+    """Adds ``looked`` to the rows of the first arms: what they do at the same learning rates, with the curvature that a
+    look at the end of the arm's own run tells."""
+    from undertow.forecasting.forecast import looking
+
+    by_name = {row["arm"]: row for row in rows}
+    first = [str(row["arm"]) for row in _in_order(rows) if row["arm"] in compared][:count]
+    with looking(folder, watch=watch) as look:
+        for name in first:
+            study, settings, kept, lr, found = compared[name]
+            seen = look(study, found, kept)
+            if seen is None:
+                continue  # it was said why
+            curved, size = seen
+            there = replace(settings, train=replace(settings.train, lr=lr))
+            again = simulated_arm(curved, there, kept)
+            by_name[name]["looked"] = _equal(curved, lr, again) | {
+                "size": size,
+                "margin_change": _gain(again.curve[-1]),
+            }
 
 
 def _options(arm: Arm, there: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:

@@ -16,7 +16,16 @@ from undertow.reporting.page.shell import Figure
 from undertow.runs.folder import NAME_A_RUN, SETTINGS, check_there, is_callback_folder, read_command, read_summary
 from undertow.runs.names import AUDIT, COMPARE, FORECAST, SUMMARIES, SWEEP, TRAIN
 
-__all__ = ["WITH_PAIRS", "audit_folders", "audit_html", "kind_of", "kind_with_page", "report_figures", "report_html"]
+__all__ = [
+    "WITH_PAIRS",
+    "audit_folders",
+    "audit_html",
+    "kind_of",
+    "kind_with_page",
+    "remedies_html",
+    "report_figures",
+    "report_html",
+]
 
 _ROOMS = {AUDIT: "audit", FORECAST: "forecast", TRAIN: "training", SWEEP: "sweep", COMPARE: "comparison"}
 WITH_PAIRS = (AUDIT, FORECAST, COMPARE)
@@ -70,13 +79,16 @@ def _runs_below(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob(f"*/{SETTINGS}"))
 
 
-def report_html(folder: Path, *, pairs_url: str | None = None, audit_url: str | None = None) -> str:
+def report_html(
+    folder: Path, *, pairs_url: str | None = None, audit_url: str | None = None, arms_url: str | None = None
+) -> str:
     """The page of a run.
 
     Args:
         folder: of the run.
         pairs_url: where its table of all pairs is served, if it is.
         audit_url: where the page of the audit is, of a forecast that went on from one.
+        arms_url: of a forecast, where the page of the arms is that were simulated on it.
 
     Raises:
         DataError: the folder holds no run of Undertow, or an unfinished one.
@@ -84,7 +96,7 @@ def report_html(folder: Path, *, pairs_url: str | None = None, audit_url: str | 
     kind = kind_of(folder)
     served = {"pairs_url": pairs_url} if kind in WITH_PAIRS else {}
     if kind == FORECAST:
-        served["audit_url"] = audit_url
+        served |= {"audit_url": audit_url, "arms_url": arms_url}
     page: str = _module(kind).report(folder, **served)
     return page
 
@@ -101,6 +113,16 @@ def audit_html(folder: Path, *, forecast_url: str, pairs_url: str | None = None)
         DataError: the folder holds no finished audit.
     """
     page: str = _module(AUDIT).report(folder, pairs_url=pairs_url, forecast_url=forecast_url)
+    return page
+
+
+def remedies_html(folder: Path) -> str:
+    """The page of the arms that were simulated on a forecast.
+
+    Raises:
+        DataError: none were.
+    """
+    page: str = importlib.import_module("undertow.reporting.remedies.page").report(folder)
     return page
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "PULL_COLUMNS",
     "PULL_PARTS",
     "PUSH",
+    "RANDOM",
     "TOKEN_COUNTS",
     "Column",
     "End",
@@ -117,6 +118,9 @@ _EVERYWHERE: tuple[Place, ...] = ("quantiles", "worst", "page")
 _NATS, _STEP = "nats", "nats, unit learning rate"
 PUSH = "push"
 """The column of a pair's push on the protected responses; ``push:GROUP`` on a group of texts."""
+RANDOM = "random"
+"""A column without meaning, beside a forecast's: leaving pairs out by it is also a shorter run, with which other
+filters are compared."""
 
 COLUMNS: tuple[Column, ...] = (
     Column("row", _INT64, "text", "The pair's place in the input, from 0."),

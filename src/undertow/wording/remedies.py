@@ -21,8 +21,11 @@ def best_says(summary: Mapping[str, Any]) -> str:
     if summary["best"] is None:
         return f"{arms} simulated; the margin does not grow, so that there is nothing to compare."
     first, best = summary["arms"][0], rows[summary["best"]]
-    shares = [_shares(row["equal"]) if row["equal"] else None for row in (best, first)]
+    shares = [_shares(row.get("looked") or row["equal"]) if row["equal"] else None for row in (best, first)]
     gain = f"At an equal margin gain of {nats_of(summary['equal_margin'])} nats"
+    looks = sum(bool(row.get("looked")) for row in summary["arms"])
+    if looks:
+        arms = f"{counted(looks, 'arm')} that {'was' if looks == 1 else 'were'} looked at, of {arms.split()[0]},"
     if best is first:
         return f"{gain} none of {arms} displaces less than the run as it was forecast: {shares[1]}."
     than = f"; the run as it was forecast {shares[1]}" if shares[1] else ""

@@ -26,7 +26,7 @@ undertow simulate forecast --order unknown --orders 50 --json
 
 undertow simulate forecast --sweep common
 
-undertow simulate forecast --sweep arms.yaml --order unknown
+undertow simulate forecast --sweep arms.yaml --order unknown --look 2
 """
 
 
@@ -52,6 +52,16 @@ def simulate(
             rich_help_panel=o.TRAINING,
         ),
     ] = None,
+    look: Annotated[
+        int,
+        typer.Option(
+            "--look",
+            min=0,
+            help="With --sweep: look at so many of the best arms, each where its own run ends. That takes the model "
+            "and the data: about a training run an arm.",
+            rich_help_panel=o.TRAINING,
+        ),
+    ] = 0,
     loss: Annotated[
         str | None,
         typer.Option("--loss", help="As of `undertow train`, with its own usual parameters.", rich_help_panel=o.LOSS),
@@ -97,6 +107,7 @@ def simulate(
     given, typed = o.given(context, but=_OURS)
     from undertow.cli.printing.common import print_json
     from undertow.cli.printing.forecast import print_simulation
+    from undertow.errors import OptionError
     from undertow.forecasting.stored import simulate as simulated
 
     options = {name: value for name, value in given.items() if name in typed}
@@ -105,8 +116,10 @@ def simulate(
 
         options["loss_args"] = LossSettings.parse_args(options["loss_args"])
     if sweep is not None:
-        _sweep(folder, sweep, options, filter, quiet=quiet, json=json)
+        _sweep(folder, sweep, options, filter, look=look, quiet=quiet, json=json)
         return
+    if look:
+        raise OptionError("--look: it looks at the best arms of a --sweep; give that too.")
     summary = simulated(folder, filter=filter or (), **options)
     if not quiet:
         print_simulation(summary)
@@ -115,7 +128,14 @@ def simulate(
 
 
 def _sweep(
-    folder: Path, file: Path, options: Mapping[str, Any], filter: Sequence[str] | None, *, quiet: bool, json: bool
+    folder: Path,
+    file: Path,
+    options: Mapping[str, Any],
+    filter: Sequence[str] | None,
+    *,
+    look: int,
+    quiet: bool,
+    json: bool,
 ) -> None:
     from undertow.cli.printing.common import print_json
     from undertow.cli.printing.forecast import print_arms
@@ -126,7 +146,7 @@ def _sweep(
     if filter:
         raise OptionError("--filter: with --sweep, each arm says in the file what it leaves out (filter: …).")
     with TerminalWatcher(quiet=quiet) as watch:
-        summary = simulate_sweep(folder, file, watch=watch, **options)
+        summary = simulate_sweep(folder, file, look=look, watch=watch, **options)
         page = write_simulated(folder)
     if not quiet:
         print_arms(folder, summary, page)
@@ -134,4 +154,4 @@ def _sweep(
         print_json(summary)
 
 
-_OURS = frozenset({"folder", "filter", "sweep", "quiet", "json"})
+_OURS = frozenset({"folder", "filter", "sweep", "look", "quiet", "json"})

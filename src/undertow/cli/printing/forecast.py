@@ -159,6 +159,11 @@ def print_arms(folder: Path, summary: Mapping[str, Any], page: Path) -> None:
     columns = {
         "arm": [one_line(row["arm"], LONGEST_ARM) for row in rows],
         "at equal margin": [percent(row["equal"]["displaced"]) if row["equal"] else "" for row in rows],
+        **(
+            {"by a look": [percent(row["looked"]["displaced"]) if row.get("looked") else "" for row in rows]}
+            if any(row.get("looked") for row in rows)
+            else {}
+        ),
         "all": [percent(row["displaced"]) for row in rows],
         **{
             name: [percent(row[key]["displaced"]) if row[key]["pairs"] else "" for row in rows]

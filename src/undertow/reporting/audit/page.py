@@ -17,7 +17,7 @@ from undertow.reporting.page.settings import flat
 from undertow.reporting.page.shell import Figure, render
 from undertow.scoring.columns import LEVELS
 from undertow.wording import repeats
-from undertow.wording.commands import filter_command
+from undertow.wording.commands import filter_command, forecast_command
 from undertow.wording.losses import written
 from undertow.wording.names import LABELS, MEASURE_LABELS, WHAT, data_name
 from undertow.wording.numbers import MISSING, number, percent
@@ -58,6 +58,7 @@ def report(folder: str | Path, *, pairs_url: str | None = None, forecast_url: st
         measure=measure_of(run),
         predictors={by: LABELS[by] for by in leaving},
         command=filter_command(run.summary["arguments"], _scores_folder(run), run.by, PERCENTS[FIRST]),
+        foretell=None if forecast_url else forecast_command(run.summary["arguments"]),
         listing=pairs,
         left_out=run.losses[1],
         deeper=LEVELS[LEVELS.index(run.level) + 1 :],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from undertow.errors import InputError
 from undertow.reporting.audit.charts import POINTS, histogram, scatter
 from undertow.reporting.forecast import charts
 from undertow.reporting.forecast.reading import ForecastRun, read_forecast_run
@@ -17,6 +19,7 @@ from undertow.reporting.page.shell import Figure, render
 from undertow.reporting.training import charts as course
 from undertow.reporting.training.reading import spread
 from undertow.runs.texts import PAIR_TEXTS, read_beginnings
+from undertow.scoring.columns import PUSH, RANDOM
 from undertow.wording import forecast as words
 from undertow.wording.commands import filter_command, simulate_command, sweep_command
 from undertow.wording.losses import written
@@ -30,17 +33,25 @@ LEAST_PAIRS, SHOWN_PAIRS = 5, 10
 TABLE_STEPS = 12
 LABEL = 28
 """Characters of a group's name."""
+LIVE_FILTERS = {
+    PUSH: "what pushes others down",
+    "forecast_chosen": "what falls itself",
+    RANDOM: "the yardstick",
+}
 LEFT_OUT = "10"
 """Percent of the pairs, in the commands that are proposed."""
 
 
-def report(folder: str | Path, *, pairs_url: str | None = None, audit_url: str | None = None) -> str:
+def report(
+    folder: str | Path, *, pairs_url: str | None = None, audit_url: str | None = None, arms_url: str | None = None
+) -> str:
     """The page of a finished forecast.
 
     Args:
         folder: of the forecast, and of the audit that it goes on from.
         pairs_url: where its table of all pairs is served, if it is.
         audit_url: where the audit's page is, if it is anywhere.
+        arms_url: where the page of the arms is that were simulated on it, if any were.
 
     Raises:
         DataError: the folder holds none.
@@ -48,14 +59,22 @@ def report(folder: str | Path, *, pairs_url: str | None = None, audit_url: str |
     run = read_forecast_run(folder)
     summary, arguments = run.summary, run.summary["arguments"]
     reading = {**arguments, "reading": arguments["training"]["reading"]}
+    live, command = _live(run), shlex.join(["undertow", "simulate", str(run.folder)])
     return render(
         "forecast.html.j2",
         title=f"Forecast: {run.folder.resolve().name}",
-        figures=figures_of(run),
+        figures=[*figures_of(run), *([_anew(run)] if live else [])],
+        data={"live": live and {**live, "command": command}},
+        scripts=["linearised.js"],
+        live_filters=LIVE_FILTERS,
+        live_cards=dict(_live_cards(run)),
+        live_command=command,
         pairs_url=pairs_url,
         other=("Audit", audit_url) if audit_url else None,
         data_name=data_name(arguments["data"]),
         model=arguments["model"],
+        anew=live,
+        arms_url=arms_url,
         verdict=words.forecast_verdict(summary),
         means=words.curve_says(summary),
         cards=list(_cards(run)),
@@ -83,6 +102,36 @@ def report(folder: str | Path, *, pairs_url: str | None = None, audit_url: str |
         facts=list(_facts(run)),
         settings=flat(arguments),
     )
+
+
+def _live(run: ForecastRun) -> dict[str, Any] | None:
+    """What the page simulates with; None where it cannot, or where what was kept of the features is gone."""
+    from undertow.forecasting.live import live_data  # torch: pages of other kinds do without
+
+    try:
+        return live_data(run.folder)
+    except InputError:
+        return None
+
+
+def _anew(run: ForecastRun) -> Figure:
+    """The chart that the page draws anew."""
+    chart = course.live(charts.looks(run.summary["curve"]))
+    says = "Mean changes of the chosen and the rejected responses and of their margin, in nats, step by step."
+    return Figure("live", "What if", chart, says)
+
+
+def _live_cards(run: ForecastRun) -> Iterator[tuple[str, str]]:
+    """What stands on a card of a run that is simulated here."""
+    if run.counts:
+        yield "displaced", "Displaced"
+    yield "chosen", "Chosen"
+    yield "rejected", "Rejected"
+    yield "accuracy", "Reward accuracy"
+    if "held_out" in run.summary:
+        if run.counts:
+            yield "held-displaced", "Held-out displaced"
+        yield "held-chosen", "Held-out chosen"
 
 
 def figures(folder: str | Path) -> tuple[Figure, ...]:

@@ -81,6 +81,7 @@ def render(
     figures: Sequence[Figure] = (),
     data: Mapping[str, object] | None = None,
     live: bool = False,
+    scripts: Sequence[str] = (),
     **context: object,
 ) -> str:
     """A whole page.
@@ -92,14 +93,15 @@ def render(
         figures: its charts; in the template ``figure("name")`` places one.
         data: what the scripts read, as ``undertow.data``.
         live: the page may ask the server that it came from.
+        scripts: further files of ``static/``, which come before the page's own.
         **context: what the template reads.
     """
     names = [figure.name for figure in figures]
     if len(set(names)) < len(names):
         raise ValueError(f"two figures have one name: {', '.join(names)}")
     stem = template.split(".")[0]
-    scripts = [_bundle()] if figures else []
-    scripts += [_script("page.js"), *([_script(f"{stem}.js")] if _static(f"{stem}.js").is_file() else [])]
+    own = [f"{stem}.js"] if _static(f"{stem}.js").is_file() else []
+    parts = [*([_bundle()] if figures else []), *map(_script, ("page.js", *scripts, *own))]
     styles = [theme.css(), _read("page.css"), *([_read(f"{stem}.css")] if _static(f"{stem}.css").is_file() else [])]
     specs = {
         figure.name: {
@@ -113,8 +115,8 @@ def render(
     return environment.get_template(template).render(
         title=text.shown(title),
         version=__version__,
-        policy=_policy(scripts, live=live),
-        scripts=[Markup(script) for script in scripts],
+        policy=_policy(parts, live=live),
+        scripts=[Markup(part) for part in parts],
         styles=[Markup(style) for style in styles],
         figures={figure.name: figure for figure in figures},
         figure=_placer(environment, figures),

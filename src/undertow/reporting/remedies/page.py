@@ -49,7 +49,9 @@ class Column:
 
 COLUMNS = (
     Column(("equal", "displaced"), "displaced at equal margin", "lowest", "percent"),
+    Column(("looked", "displaced"), "the same by a look", "lowest", "percent"),
     Column(("equal", "held_out_displaced"), "held-out at equal margin", "lowest", "percent"),
+    Column(("looked", "held_out_displaced"), "the same by a look (held-out)", "lowest", "percent"),
     Column(("equal", "lr"), "its learning rate"),
     Column(("displaced",), "displaced", "lowest", "percent"),
     Column(("kept", "displaced"), "of those trained on", "", "percent"),

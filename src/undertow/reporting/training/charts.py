@@ -25,6 +25,8 @@ COLOURS = {
     "chosen with rejected": theme.MARGIN,
 }
 DASHES = {"chosen": [1, 0], "rejected": [6, 3], "margin": [2, 2], "chosen with rejected": [2, 2]}
+LIVE = "live"
+"""The data of a chart that its page draws anew."""
 FORECAST = "forecast/"
 """Before the names of tracked values: what a forecast says of them."""
 DOTTED = 30
@@ -58,13 +60,26 @@ def course(looks: Sequence[Row], marks: Sequence[Row] = (), *, narrow: bool = Fa
         .properties(height=90)
     )
     layers = [
-        alt.layer(_zero(), *_foretold(foretold), above, *_marks(marks, labelled=False)),
+        alt.layer(_zero(), *_foretold(foretold, labelled=False), above, *_marks(marks, labelled=False)),
         alt.layer(below, *_foretold_share(foretold), *_marks(marks, numbered=False)),
     ]
     return stacked(layers, narrow=narrow)
 
 
-def _foretold(looks: Sequence[Row]) -> list[alt.Chart]:
+def live(looks: Sequence[Row]) -> alt.TopLevelMixin:
+    """Changes over steps, wide and pale as they stand here; on them lines that the page draws anew, whose data are
+    called :data:`LIVE`: ``step``, ``what`` and ``value``.
+
+    Args:
+        looks: the history.
+    """
+    lines = _lines(looks, CHANGES, CHANGE)
+    lines.data.name = LIVE
+    below = _foretold([{"step": row["step"]} | {f"{FORECAST}{name}": row[name] for name in CHANGES} for row in looks])
+    return alt.layer(_zero(), *below, lines).properties(width="container", height=260)
+
+
+def _foretold(looks: Sequence[Row], *, labelled: bool = True) -> list[alt.Chart]:
     """The forecast's lines, wide and pale, so that the run's own lie on them where it is right."""
     if not looks:
         return []
@@ -75,9 +90,9 @@ def _foretold(looks: Sequence[Row]) -> list[alt.Chart]:
         alt.Chart(_data(rows))
         .mark_line(strokeWidth=9, opacity=0.25, strokeCap="round")
         .encode(
-            x=_step(labelled=False),
+            x=_step(labelled=labelled),
             y=Y,
-            color=alt.Color("what:N", title=None, scale=scale, legend=None),
+            color=alt.Color("what:N", title=None, scale=scale, legend=STROKES),
             tooltip=[_tip("what", "forecast", None), _tip("step", "step", "d"), _tip("value", CHANGE, ",.3f")],
         )
     ]

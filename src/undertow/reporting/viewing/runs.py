@@ -11,10 +11,10 @@ from typing import Any, Generic, TypeVar
 
 from undertow.errors import OptionError
 from undertow.filtering.what_if import best_predictor
-from undertow.reporting.kinds import WITH_PAIRS, audit_folders, audit_html, kind_with_page, report_html
+from undertow.reporting.kinds import WITH_PAIRS, audit_folders, audit_html, kind_with_page, remedies_html, report_html
 from undertow.reporting.page.shell import render
 from undertow.reporting.viewing.table import LARGEST_PAGE, LONGEST_SEARCH, LONGEST_TEXT, PairTable, Query
-from undertow.runs.names import COMPARE, FORECAST, PAIR_FORECAST, PAIRS, TRAIN
+from undertow.runs.names import COMPARE, FORECAST, PAIR_FORECAST, PAIRS, SIMULATED_ARMS, TRAIN
 from undertow.runs.texts import BY, PAIR_TEXTS, TEXTS
 from undertow.scoring.columns import PREDICTORS
 from undertow.scoring.shards import part_path, read_summary
@@ -63,18 +63,35 @@ class ServedRun:
         self.has_pairs = self.kind in WITH_PAIRS
         self.has_audit = self.kind == FORECAST
         pairs_url = "pairs" if self.has_pairs else None
-        audit_url = "audit" if self.has_audit else None
-        self._report = Fresh([folder], lambda: report_html(folder, pairs_url=pairs_url, audit_url=audit_url))
+        self._report = Fresh([folder], self._made_report)
         self._audit = Fresh([folder], lambda: audit_html(folder, forecast_url="./", pairs_url=pairs_url))
+        self._arms = Fresh([folder], lambda: remedies_html(folder))
         self._table = Fresh([folder], self._open)
 
     def report(self) -> str:
         """The run's page."""
         return self._report.get()
 
+    def _made_report(self) -> str:
+        return report_html(
+            self.folder,
+            pairs_url="pairs" if self.has_pairs else None,
+            audit_url="audit" if self.has_audit else None,
+            arms_url="simulated" if self.has_arms else None,
+        )
+
     def audit(self) -> str:
         """Of a forecast: the page of the audit that it went on from."""
         return self._audit.get()
+
+    @property
+    def has_arms(self) -> bool:
+        """Whether arms were simulated on it, by now."""
+        return self.kind == FORECAST and (self.folder / SIMULATED_ARMS).exists()
+
+    def arms(self) -> str:
+        """Of a forecast: the page of the arms that were simulated on it."""
+        return self._arms.get()
 
     def pairs_page(self) -> str:
         """The page of the table of all pairs."""

@@ -4,6 +4,7 @@
 /pairs            the table of all pairs; its data: /pairs.json?sort=&order=&search=&first=&count=
 /pair.json?row=   one pair with its texts
 /audit            of a forecast, the report of the audit that it went on from
+/simulated        of a forecast, the page of the arms that were simulated on it
 /run/2/…          the same of the second run, where several were named
 """
 
@@ -96,6 +97,8 @@ def _of_run(run: ServedRun, path: str) -> Page | None:
         }
     if run.has_audit:
         pages["/audit"] = (lambda _: run.audit(), frozenset())
+    if run.has_arms:
+        pages["/simulated"] = (lambda _: run.arms(), frozenset())
     return pages.get(path)
 
 

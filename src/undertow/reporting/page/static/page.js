@@ -451,7 +451,7 @@ window.undertow = (() => {
     return all;
   }
 
-  return { data: read("undertow-data"), element, textOfData, number, percent, draw, view, diff, sides, copies, table, rowsHere, runsTable, tag, caseTag, start };
+  return { data: read("undertow-data"), element, textOfData, number, minus, percent, draw, view, diff, sides, copies, table, rowsHere, runsTable, tag, caseTag, start };
 })();
 
 addEventListener("DOMContentLoaded", () => undertow.start());
