@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import undertow as ut
+from command import run
 from run_folders import forecast, held_out, made, rows_drawn
 from undertow.forecasting.stored import read_stored, simulate
 from undertow.forecasting.sweep import AS_FORECAST, COMMON, best_arm, simulate_sweep
 from undertow.reporting.remedies.page import figures, report, write_simulated
 from undertow.runs.names import SIMULATED_ARMS, SIMULATED_PAGE
 from undertow.runs.progress import Silent
+from undertow.runs.settings import LossSettings
 from undertow.wording import remedies as words
 
 ARMS = """
@@ -171,3 +174,47 @@ def test_what_is_said_when_nothing_is_better_or_nothing_is_learned(swept: tuple[
     first = summary["arms"][0]
     assert "none of 4 arms displaces less" in words.best_says({**summary, "best": first["arm"]})
     assert "the margin does not grow" in words.best_says({**summary, "best": None})
+
+
+def test_a_look_at_an_arm_is_a_look_at_its_own_run(swept: tuple[Path, dict], tmp_path: Path) -> None:
+    """The forecast's own run is looked at where it ends with curvature, the first look was where it ended without: that
+    adds little. Another loss has the curvature that a forecast of it has."""
+    out, _ = swept
+    inputs = out.parent / "prefs.jsonl", out.parent / "model"
+    (tmp_path / "arms.yaml").write_text("same: {epochs: x1}\ngentle: {lr: x0.5}\nrpo: {loss: rpo}\n")
+    before = simulate_sweep(out, tmp_path / "arms.yaml")
+    summary = simulate_sweep(out, tmp_path / "arms.yaml", look=3)
+    rows = {row["arm"]: row for row in summary["arms"]}
+    assert [row | {"looked": None} for row in before["arms"]] == [row | {"looked": None} for row in summary["arms"]]
+    for name in ("displaced", "chosen", "held_out_chosen", "held_out_displaced", "lr"):
+        assert rows["same"]["looked"][name] == pytest.approx(rows["same"]["equal"][name], rel=0.02, abs=0.01), name
+    assert summary["best"] in {"same", "gentle", "rpo", AS_FORECAST}
+    held = str(held_out(tmp_path))
+    lr = rows["rpo"]["looked"]["lr"]
+    alone = forecast(*inputs, tmp_path / "rpo", run={"lr": lr, "loss": LossSettings("rpo")}, held_out=held)
+    end = json.loads((alone / "forecast.json").read_text())["end"]
+    # Its own second moments differ from those that are stored; where the look went is what is compared.
+    assert rows["rpo"]["looked"]["chosen"] == pytest.approx(end["chosen"], rel=0.25)
+    assert "nats, by a look at 3 of 3 arms, " in words.best_says(summary)
+    assert "the same by a look" in report(out)
+
+
+def test_a_look_needs_the_data_and_the_scaling_as_they_were(swept: tuple[Path, dict], tmp_path: Path) -> None:
+    folder = shutil.copytree(swept[0].parent, tmp_path / "all")
+    out, data = folder / "out", folder / "prefs.jsonl"
+    settings = out / "forecast.json"
+    settings.write_text(settings.read_text().replace(str(swept[0].parent), str(folder)))
+    (tmp_path / "arms.yaml").write_text("gentle: {lr: x0.5}\n")
+    simulate_sweep(out, tmp_path / "arms.yaml", look=1)
+    (out / "forecast" / "scaling.safetensors").rename(tmp_path / "gone")
+    with pytest.raises(ut.InputError, match="scaling.safetensors is missing"):
+        simulate_sweep(out, tmp_path / "arms.yaml", look=1)
+    (tmp_path / "gone").rename(out / "forecast" / "scaling.safetensors")
+    data.write_text(data.read_text().replace("It is 3", "It is not 3").replace("3", "three"))
+    with pytest.raises(ut.InputError, match="another run"):
+        simulate_sweep(out, tmp_path / "arms.yaml", look=1)
+
+
+def test_a_look_is_of_a_sweep(swept: tuple[Path, dict], capsys) -> None:
+    code, _, err = run(capsys, "simulate", swept[0], "--look", 2)
+    assert (code, "give that too" in err) == (2, True)

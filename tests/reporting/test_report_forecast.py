@@ -18,6 +18,7 @@ from axes import repeated
 from command import run, some_rows
 from run_folders import forecast, held_out, made, rows_drawn, watched_texts
 from undertow.errors import DataError
+from undertow.forecasting.sweep import simulate_sweep
 from undertow.reporting import write_report
 from undertow.reporting.forecast.charts import looks, parts
 from undertow.reporting.forecast.page import figures, report
@@ -281,6 +282,7 @@ def test_view_serves_both_pages_and_all_pairs(folder: Path) -> None:
         audit = site.answer("/audit")
         assert audit.status == 200
         assert '<a class="all-pairs" href="./">Forecast</a>' in audit.body.decode()
+        assert site.answer("/simulated").status == 404
         first = json.loads(site.answer("/pairs").body.decode().split('id="undertow-data">')[1].split("</script>")[0])
         assert (first["sort"], first["down"]) == ("forecast_chosen", False)
         found = json.loads(site.answer("/pairs.json", "sort=forecast_chosen&count=3").body)
@@ -290,6 +292,19 @@ def test_view_serves_both_pages_and_all_pairs(folder: Path) -> None:
         pair = json.loads(site.answer("/pair.json", f"row={table.row.iloc[0]}").body)
         assert pair["numbers"]["own_chosen"] == table.own_chosen.iloc[0]
         assert "ln_ches" in pair["numbers"]
+    finally:
+        site.close()
+
+
+def test_view_serves_what_was_simulated(copied: Path, tmp_path: Path) -> None:
+    (tmp_path / "arms.yaml").write_text("gentle: {lr: x0.5}\n")
+    site = Site([copied])
+    try:
+        assert 'href="simulated"' not in site.answer("/").body.decode()
+        simulate_sweep(copied, tmp_path / "arms.yaml")
+        assert 'href="simulated"' in site.answer("/").body.decode()
+        found = site.answer("/simulated")
+        assert (found.status, "gentle" in found.body.decode()) == (200, True)
     finally:
         site.close()
 

@@ -25,7 +25,7 @@ def best_says(summary: Mapping[str, Any]) -> str:
     gain = f"At an equal margin gain of {nats_of(summary['equal_margin'])} nats"
     looks = sum(bool(row.get("looked")) for row in summary["arms"])
     if looks:
-        arms = f"{counted(looks, 'arm')} that {'was' if looks == 1 else 'were'} looked at, of {arms.split()[0]},"
+        gain += f", by a look at {looks} of {arms},"
     if best is first:
         return f"{gain} none of {arms} displaces less than the run as it was forecast: {shares[1]}."
     than = f"; the run as it was forecast {shares[1]}" if shares[1] else ""
