@@ -424,8 +424,7 @@ def test_full_disk_is_said_and_the_run_goes_on_later(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--level", "gradient"], "not built yet"),
-        (["--level", "deep"], "expected one of text, hidden, unembedding"),
+        (["--level", "deep"], "expected one of text, hidden, unembedding, gradient"),
         (["--loss", "dop"], "did you mean dpo"),
         (["--loss", "rebel", "--loss-args", "eta=1"], "reward model's scores"),
         (["--loss", "rrhf", "--beta", "0.1"], "has no beta"),

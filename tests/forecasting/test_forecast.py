@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+import undertow as ut
 from run_folders import compared, forecast, held_out, made, train_settings, trained
+from undertow.auditing.settings import check_audit_geometry
+from undertow.forecasting.folder import read_tensors
 from undertow.forecasting.forecast import forecast_to_folder
 from undertow.forecasting.outcome import share_displaced
 from undertow.forecasting.settings import ForecastSettings
@@ -91,3 +95,51 @@ def test_where_no_look_is_near_enough_nothing_is_counted(runs: tuple[Path, Path,
     assert "%" not in verdict.number
     assert "A lower learning rate" in " ".join(verdict.sentences)
     assert "--no-look" not in " ".join(verdict.sentences)
+
+
+@pytest.mark.parametrize("geometry", ["sgd", "rmsprop"])
+@pytest.mark.parametrize("adapter", [0, 4])
+def test_products_over_all_parameters_are_of_the_runs_own_geometry(
+    geometry: str, adapter: int, runs: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    """Of the parameters that the run trains, scaled as its features are: these know the products up to the sketch."""
+    data, model, _ = runs
+    train = train_settings(**RUN, lora_r=adapter)
+    settings = ForecastSettings(train=train, sketch=131_071, level="gradient", geometry=geometry, look=False)
+    out = tmp_path / "out"
+    summary = forecast_to_folder(data, str(model), out, settings)
+    scores = ut.read_scores(out)
+    assert set(scores.column_names) >= {"full_gg_cross", "full_dlogp_chosen", "full_by_layer", "forecast_chosen"}
+    found = np.stack([scores[f"full_gg_{part}"].to_numpy() for part in ("chosen", "cross", "rejected")])
+    total = [sum(layer["cross"] for layer in row) for row in scores["full_by_layer"].to_pylist()]
+    np.testing.assert_allclose(total, found[1], rtol=1e-9)
+    if settings.own_products:
+        assert summary["gradients"]["geometry"] == geometry
+        kinds = {layer["kind"] for row in scores["full_by_layer"].to_pylist() for layer in row}
+        assert all("lora" in kind for kind in kinds) == bool(adapter)
+    else:
+        assert "gradients" not in summary
+    if geometry == "rmsprop":
+        kept = read_tensors(out / "forecast" / "entanglement.safetensors")
+        assert kept is not None
+        matrix = kept[0]["products"].double().numpy()
+        chosen, rejected = np.arange(0, len(matrix), 2), np.arange(1, len(matrix), 2)
+        sketched = np.stack([matrix[chosen, chosen], matrix[chosen, rejected], matrix[rejected, rejected]])
+        norms = np.sqrt(found[0] * found[2])
+        assert np.abs(sketched - found).max(axis=0) == pytest.approx(np.zeros(len(norms)), abs=0.1 * norms.max())
+        assert np.corrcoef(sketched[1], found[1])[0, 1] > 0.9
+    # Another geometry is another forecast.
+    other = replace(settings, geometry="rmsprop" if geometry == "sgd" else "sgd")
+    with pytest.raises(ut.InputError):
+        forecast_to_folder(data, str(model), out, other)
+
+
+def test_a_geometry_without_use_is_refused() -> None:
+    with pytest.raises(ut.OptionError, match="--geometry rmsprop: it is of --level gradient"):
+        ForecastSettings(train=train_settings(), geometry="rmsprop")
+    with pytest.raises(ut.OptionError, match="expected one of sgd, rmsprop"):
+        ForecastSettings(train=train_settings(), level="gradient", geometry="adam")
+    with pytest.raises(ut.OptionError, match="sgd has no second moments"):
+        ForecastSettings(train=train_settings(optimiser="sgd"), level="gradient", geometry="rmsprop")
+    with pytest.raises(ut.OptionError, match="undertow forecast --level gradient"):
+        check_audit_geometry("rmsprop", "gradient")

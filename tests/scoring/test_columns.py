@@ -50,7 +50,7 @@ def test_the_schema_is_the_declarations(level: str) -> None:
     for pull in (False, True):
         columns = columns_of(level, pull=pull)
         assert [(field.name, field.type) for field in schema(level, pull=pull)] == [(c.name, c.type) for c in columns]
-    found = {column.name for column in columns_of("unembedding", pull=True)}
+    found = {column.name for column in columns_of(LEVELS[-1], pull=True)}
     assert found == {column.name for column in COLUMNS} - set(FORECAST_COLUMNS)
     assert found >= set(PULL_COLUMNS)
 
@@ -59,6 +59,7 @@ def test_what_is_shown_of_columns_is_the_declarations() -> None:
     assert list(PREDICTORS.items()) == [
         ("forecast_chosen", "lowest"),
         ("pull", "lowest"),
+        ("full_dlogp_chosen", "lowest"),
         ("dlogp_chosen", "lowest"),
         ("free_dlogp_chosen", "lowest"),
         ("ln_ches", "highest"),
@@ -67,8 +68,8 @@ def test_what_is_shown_of_columns_is_the_declarations() -> None:
         ("edit_distance", "lowest"),
     ]
     assert shown_in("page") == (
-        "forecast_chosen", "push", "dlogp_chosen", "dlogp_rejected", "pull", "ln_ches", "chosen_tokens",
-        "rejected_tokens", "edit_distance",
+        "forecast_chosen", "push", "full_dlogp_chosen", "dlogp_chosen", "dlogp_rejected", "pull", "ln_ches",
+        "chosen_tokens", "rejected_tokens", "edit_distance",
     )  # fmt: skip
     assert shown_in("quantiles")[:3] == ("prompt_tokens", "chosen_tokens", "rejected_tokens")
     assert LABELS["ches"] == "CHES"

@@ -75,11 +75,31 @@ class AuditSettings:
 
 
 def check_level(level: str) -> None:
-    """Refuse a level that does not exist, or not yet."""
-    if level == "gradient":
-        raise OptionError(f"--level {level}: not built yet in this version; use one of {', '.join(LEVELS)}.")
+    """Refuse a level that does not exist."""
     if level not in LEVELS:
         raise OptionError(f"--level {level}: expected one of {', '.join(LEVELS)}.")
+
+
+GEOMETRIES = ("sgd", "rmsprop")
+"""Of inner products at level ``gradient``: plain ones, or with the optimiser's scaling between the gradients."""
+
+
+def check_geometry(geometry: str, level: str) -> None:
+    """Refuse a geometry that does not exist, or that the level has no use for."""
+    if geometry not in GEOMETRIES:
+        raise OptionError(f"--geometry {geometry}: expected one of {', '.join(GEOMETRIES)}.")
+    if geometry != "sgd" and level != "gradient":
+        raise OptionError(f"--geometry {geometry}: it is of --level gradient, not {level}.")
+
+
+def check_audit_geometry(geometry: str, level: str) -> None:
+    """The same, where there is no training run whose second moments would scale."""
+    check_geometry(geometry, level)
+    if geometry != "sgd":
+        raise OptionError(
+            f"--geometry {geometry}: an audit has no second moments; `undertow forecast --level gradient --geometry "
+            f"{geometry}` measures those of the run and writes the same columns."
+        )
 
 
 def check_loss(loss: PairLoss) -> None:

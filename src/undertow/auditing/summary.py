@@ -20,7 +20,11 @@ def summarise(table: pa.Table) -> dict[str, Any]:
     bad_rows = nonfinite_rows(table)
     exact = (
         {
-            "cases": {name: case_counts(table[name]) for name in ("case", "free_case")},
+            "cases": {
+                name: case_counts(table[name])
+                for name in ("case", "free_case", "full_case")
+                if name in table.column_names
+            },
             "displaced": whatif.displaced(table),
             "what_if": whatif.curves(table),
         }

@@ -131,8 +131,16 @@ Level = Annotated[
     str,
     typer.Option(
         "--level",
-        help="text (no model is run), hidden (CHES, fastest) or unembedding (exact inner products); a level "
-        "includes those before it.",
+        help="text (no model is run), hidden (CHES, fastest), unembedding (exact inner products there) or gradient "
+        "(over all parameters, by a backward pass); a level includes those before it.",
+    ),
+]
+Geometry = Annotated[
+    str,
+    typer.Option(
+        "--geometry",
+        help="Of the inner products at level gradient: sgd (plain), or rmsprop (scaled as the optimiser does at the "
+        "start of the run that is forecast).",
     ),
 ]
 Pull = Annotated[

@@ -18,13 +18,14 @@ from torch import Tensor
 from transformers.trainer_utils import set_seed
 
 from undertow.auditing.audit import Audited, auditing
+from undertow.auditing.summary import case_counts
 from undertow.data.pairs import BadRow
 from undertow.data.reading import Pairs
 from undertow.data.texts import Text, encode_texts, read_texts
 from undertow.data.tokens.encoder import PairEncoder, TokenPair
 from undertow.errors import SHOWN_BAD_ROWS, BadRowsError, DataError, ModelError, OptionError
 from undertow.filtering.rules import Rule, left_out
-from undertow.forecasting.folder import ENTANGLEMENT, LOOK, SCALING, ForecastFolder, digest, read_tensors
+from undertow.forecasting.folder import ENTANGLEMENT, FEATURES, LOOK, SCALING, ForecastFolder, digest, read_tensors
 from undertow.forecasting.look import moved, paired_logps, response_logps, step_along
 from undertow.forecasting.measure import (
     Engine,
@@ -61,7 +62,8 @@ from undertow.runs.progress import Silent, Watcher
 from undertow.runs.settings import Shard
 from undertow.runs.targets import Target, check_targets, data_input, file_input
 from undertow.runs.versions import made_with
-from undertow.scoring.columns import numbers_of
+from undertow.scoring.columns import COLUMNS, Row, numbers_of, table_of
+from undertow.scoring.gradient import FullProducts, full_row
 from undertow.training.forward import turn_off_dropout
 from undertow.training.order import Step, training_steps
 from undertow.training.phases import trainable
@@ -264,7 +266,7 @@ class _Run:
         own = {
             name: value
             for name, value in self.settings.record().items()
-            if name not in ("training", "by", "level", "pull")
+            if name not in ("training", "by", "level", "pull", "geometry")
         }
         return {
             "version of the forecast": _VERSION,
@@ -279,6 +281,7 @@ class _Run:
             "texts": digest(*((text.row, text.group, text.end) for text in self.texts), *self.text_tokens),
             **{f"option {name}": own[name] for name in own if name not in ("held_out", "texts")},
             **{f"option {name}": record[name] for name in _BEARS},
+            **({"products over all parameters": self.settings.geometry} if self.settings.own_products else {}),
         }
 
     def forecast(self) -> dict[str, Any]:
@@ -304,12 +307,15 @@ class _Run:
                 found = self._simulate(study, kept)
             groups = [text.group for text in self.texts]
             outcome = outcome_of(study, found, protect=self.settings.protect, groups=groups)
+            full = self._full(engine, pairs, scales, reference) if self.settings.own_products else None
             outside = self._outside(engine, study, found, outcome, pairs, kept, scales, logps)
         rows = np.array([pair.row for pair in pairs], dtype=np.int64)
         self._keep(study, kept)
-        self.folder.write_table(
-            PAIR_FORECAST, pair_table(rows, [p.pair_id for p in pairs], study, found, outcome, outside_push=outside)
-        )
+        forecasts = pair_table(rows, [p.pair_id for p in pairs], study, found, outcome, outside_push=outside)
+        if full is not None:
+            for field_ in full.schema:
+                forecasts = forecasts.append_column(field_, full[field_.name])
+        self.folder.write_table(PAIR_FORECAST, forecasts)
         if self.held:
             self.folder.write_table(
                 HELD_OUT_FORECAST,
@@ -323,7 +329,10 @@ class _Run:
                 "response": [text.response for text in self.texts],
             }
             self.folder.write_table(TEXTS_FORECAST, text_table(listed, study, found))
-        return self._summary(study, found, outcome, looked, size, kept, steps, pairs, groups)
+        summary = self._summary(study, found, outcome, looked, size, kept, steps, pairs, groups)
+        if full is not None:
+            summary["gradients"] = {"geometry": self.settings.geometry, "cases": case_counts(full["full_case"])}
+        return summary
 
     def pairs(self) -> list[TokenPair]:
         """All pairs of the data."""
@@ -367,6 +376,43 @@ class _Run:
                 f"and a copy, in float32), and {free / 2**30:.1f} GiB are free. Forecast an adapter (--lora-r 16), or "
                 "take a machine with more memory."
             )
+
+    def _full(
+        self, engine: Engine, pairs: Sequence[TokenPair], scales: Mapping[str, Tensor], reference: Tensor
+    ) -> pa.Table:
+        """The columns of level ``gradient`` in the run's own parameters and geometry, parts of them kept on the way."""
+        # The scaling is kept as its root, and between two gradients it stands whole.
+        squared = {name: scale.square() for name, scale in scales.items()} if self.settings.geometry != "sgd" else None
+        full = FullProducts.of(self.model, engine.parameters, squared)
+        columns = [column for column in COLUMNS if column.level == "gradient"]
+        rows: list[Row] = []
+        tokens = sum(pair.total for pair in pairs)
+        self.watch.phase("products over all parameters", pairs=len(pairs), tokens=tokens)
+        for index, begin in enumerate(range(0, len(pairs), self.settings.part_pairs)):
+            part = pairs[begin : begin + self.settings.part_pairs]
+            path = self.folder.folder / FEATURES / f"products-{index:05d}.safetensors"
+            kept = read_tensors(path)
+            if kept is None:
+                found = list(full.pairs(part))
+                logps = torch.tensor([two for _, two in found], dtype=torch.float64)
+                self.folder.keep(path, {"products": torch.stack([one for one, _ in found]), "logps": logps})
+                kept = read_tensors(path)
+                assert kept is not None
+            self.watch.advance(pairs=len(part), tokens=sum(pair.total for pair in part))
+            for number, pair in enumerate(part):
+                chosen, rejected = kept[0]["logps"][number].tolist()
+                ref_chosen, ref_rejected = reference[begin + number].tolist()
+                rows.append(
+                    full_row(
+                        kept[0]["products"][number],
+                        list(engine.parameters),
+                        (chosen, rejected),
+                        (pair.chosen_tokens, pair.rejected_tokens),
+                        self.train.loss.make(),
+                        (ref_chosen, ref_rejected) if self.train.ref else None,
+                    )
+                )
+        return table_of(rows, pa.schema([(column.name, column.type) for column in columns]))
 
     def _kept(self, table: pa.Table) -> NDArray[np.int64]:
         """The numbers of the pairs to train on."""

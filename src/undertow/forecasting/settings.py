@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
-from undertow.auditing.settings import DEFAULT_LEVEL, AuditSettings
+from undertow.auditing.settings import DEFAULT_LEVEL, AuditSettings, check_geometry
 from undertow.errors import OptionError
 from undertow.runs.option_names import nearest
 from undertow.runs.recipes import Entry
@@ -24,7 +24,20 @@ part of the look, and 2 the pair outside the sample that the look takes besides.
 _SHARE_OF_TRAINING = 1 / 3
 _LARGEST_SKETCH = 2**24
 _RECORDED = (
-    *("level", "pull", "by", "order", "orders", "world_size", "sample", "sketch", "look", "protect", "held_out"),
+    *(
+        "level",
+        "geometry",
+        "pull",
+        "by",
+        "order",
+        "orders",
+        "world_size",
+        "sample",
+        "sketch",
+        "look",
+        "protect",
+        "held_out",
+    ),
     *("texts", "batch_tokens", "part_pairs"),
 )
 """A forecast's own options, beside those of training."""
@@ -38,11 +51,13 @@ class ForecastSettings:
     training will draw (``train``), those of TRL's trainers (``trl``), or ``unknown``: the mean over ``orders`` random
     ones. ``sample`` of 0 takes all pairs; None as many as :meth:`sample_of` says. ``sketch`` is how many numbers stand
     for a gradient. ``protect``: whose mean counts
-    for a pair's push.
+    for a pair's push. ``geometry``: at level ``gradient``, of plain inner products (``sgd``) or of those that the
+    optimiser's scaling at the start makes of them (``rmsprop``).
     """
 
     train: TrainSettings = field(default_factory=TrainSettings)
     level: str = DEFAULT_LEVEL
+    geometry: str = "sgd"
     pull: bool = False
     by: tuple[str, ...] = ()
     order: Order = "train"
@@ -59,6 +74,9 @@ class ForecastSettings:
 
     def __post_init__(self) -> None:
         self.audit_settings()  # refuses what it must
+        check_geometry(self.geometry, self.level)
+        if self.geometry == "rmsprop" and self.train.optimiser == "sgd":
+            raise OptionError("--geometry rmsprop: --optimiser sgd has no second moments; leave one of them away.")
         for name, choices in (("order", get_args(Order)), ("protect", get_args(Protect))):
             if getattr(self, name) not in choices:
                 raise OptionError(f"--{name} {getattr(self, name)}: expected one of {', '.join(choices)}.")
@@ -77,11 +95,17 @@ class ForecastSettings:
                 "first (`undertow train --sft-epochs …` keeps its model in OUT/sft/model), and forecast from there."
             )
 
+    @property
+    def own_products(self) -> bool:
+        """Whether the columns of level ``gradient`` are the forecast's and not the audit's, which knows plain products
+        over all of the model's parameters only."""
+        return self.level == "gradient" and (self.geometry != "sgd" or self.train.lora_r > 0)
+
     def audit_settings(self) -> AuditSettings:
         """Those of the scores that stand beside."""
         train = self.train
         return AuditSettings(
-            level=self.level,
+            level="unembedding" if self.own_products else self.level,
             loss=train.loss,
             ref=train.ref,
             pull=self.pull,

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 __all__ = [
+    "BY_LAYER",
     "CASES",
     "COLUMNS",
     "FORECAST_COLUMNS",
@@ -58,7 +59,7 @@ PRODUCT_PARTS = ("chosen", "cross", "rejected")
 Row: TypeAlias = dict[str, object]
 """The numbers of one pair, by column."""
 
-LEVELS = ("text", "hidden", "unembedding")
+LEVELS = ("text", "hidden", "unembedding", "gradient")
 """Each includes those before it."""
 
 
@@ -116,6 +117,9 @@ _INT64, _INT32, _INT8, _FLOAT, _TEXT, _BOOL = (
 )
 _EVERYWHERE: tuple[Place, ...] = ("quantiles", "worst", "page")
 _NATS, _STEP = "nats", "nats, unit learning rate"
+BY_LAYER = "full_by_layer"
+"""The column of the inner products over all parameters by block and kind of weight."""
+_LAYERS = pa.list_(pa.struct([("block", _INT32), ("kind", _TEXT), *((part, _FLOAT) for part in PRODUCT_PARTS)]))
 PUSH = "push"
 """The column of a pair's push on the protected responses; ``push:GROUP`` on a group of texts."""
 RANDOM = "random"
@@ -312,6 +316,53 @@ COLUMNS: tuple[Column, ...] = (
         unit=_STEP,
     ),
     Column("free_case", _INT8, "unembedding", "The case of these two changes."),
+    Column(
+        "full_gg_chosen",
+        _FLOAT,
+        "gradient",
+        "Squared norm of the gradient of `logp_chosen` in all trained parameters.",
+    ),
+    Column(
+        "full_gg_cross",
+        _FLOAT,
+        "gradient",
+        "Inner product of the gradients of `logp_chosen` and `logp_rejected` in all trained parameters.",
+        shown=("quantiles",),
+    ),
+    Column(
+        "full_gg_rejected",
+        _FLOAT,
+        "gradient",
+        "Squared norm of the gradient of `logp_rejected` in all trained parameters.",
+    ),
+    Column(
+        "full_dlogp_chosen",
+        _FLOAT,
+        "gradient",
+        "As `dlogp_chosen`, where the step moves all trained parameters.",
+        label="over all parameters",
+        heading="Δ chosen, all",
+        unit=_STEP,
+        displaces="lowest",
+        rank=8,
+        shown=_EVERYWHERE,
+    ),
+    Column(
+        "full_dlogp_rejected",
+        _FLOAT,
+        "gradient",
+        "As `dlogp_rejected`, where the step moves all trained parameters.",
+        unit=_STEP,
+    ),
+    Column("full_case", _INT8, "gradient", "The case of these two changes."),
+    Column(
+        BY_LAYER,
+        _LAYERS,
+        "gradient",
+        "The three inner products over all parameters by block (empty outside of the blocks) and kind of weight: "
+        "`block`, `kind`, `chosen`, `cross`, `rejected`; they sum to `full_gg_chosen`, `full_gg_cross` and "
+        "`full_gg_rejected`.",
+    ),
     Column(
         PULL,
         _FLOAT,

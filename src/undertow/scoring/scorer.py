@@ -18,6 +18,7 @@ from undertow.models.model import Model
 from undertow.runs.progress import Watcher
 from undertow.runs.token_file import TokenFile
 from undertow.scoring.columns import PULL_COLUMNS, Row, check_row, columns_of, table_of
+from undertow.scoring.gradient import FullProducts, full_row
 from undertow.scoring.levels import hidden_row, includes, schema, text_row
 from undertow.scoring.unembedding import pull_row, response_logps, unembedding_row
 
@@ -42,6 +43,13 @@ class Scorer:
     def schema(self) -> pa.Schema:
         """The columns of the table."""
         return schema(self.level, pull=self.pull)
+
+    def full_products(self) -> FullProducts | None:
+        """What level ``gradient`` needs of the model; None below it."""
+        if not includes(self.level, "gradient"):
+            return None
+        assert self.model is not None
+        return FullProducts.of(self.model)
 
     def no_update(self) -> Tensor:
         """The data set's update of the unembedding matrix before any pair: zeros, ``[V, d]``, float32 or better."""
@@ -69,9 +77,12 @@ def score_parts(
     Packs never reach over a part's end, so a part's numbers do not depend on where an earlier run stopped. ``update``
     has grown by a part's pairs when its table is yielded; the columns of the pull are empty then.
     """
+    full = scorer.full_products() if first_part * part_pairs < spool.pairs else None
+    if full is not None and full.note:
+        watch.note(f"Gradients are computed one response at a time: {full.note}.")
     for begin in range(first_part * part_pairs, spool.pairs, part_pairs):
         pairs = spool.read(begin, begin + part_pairs)
-        rows = list(score_rows(pairs, scorer, watch, update))
+        rows = list(score_rows(pairs, scorer, watch, update, full))
         yield table_of(rows, scorer.schema)
 
 
@@ -92,9 +103,14 @@ def add_pull(
 
 @torch.inference_mode()
 def score_rows(
-    pairs: Iterable[TokenPair], scorer: Scorer, watch: Watcher, update: Tensor | None = None
+    pairs: Iterable[TokenPair],
+    scorer: Scorer,
+    watch: Watcher,
+    update: Tensor | None = None,
+    full: FullProducts | None = None,
 ) -> Iterator[Row]:
-    """One row of numbers a pair, in order. Every pair's part is added to ``update``, where it is given.
+    """One row of numbers a pair, in order. Every pair's part is added to ``update``, where it is given. ``full``:
+    :meth:`Scorer.full_products`, where it is at hand.
 
     Raises:
         ValueError: a row has not the columns that are declared; those of the pull come in a second pass.
@@ -108,12 +124,19 @@ def score_rows(
             watch.advance(pairs=1, tokens=pair.total)
         return
     assert scorer.model is not None, f"level {scorer.level} needs a model"
+    full = full or scorer.full_products()
     for batch in pack(pairs, scorer.batch_tokens):
         references = _reference_logps(batch, scorer)
+        products = iter(full.pairs(batch.pairs)) if full is not None else None
         for states, reference in zip(pair_states(scorer.model, batch), references, strict=True):
-            row = text_row(states.pair) | hidden_row(states)
+            pair = states.pair
+            row = text_row(pair) | hidden_row(states)
             if includes(scorer.level, "unembedding"):
                 row |= unembedding_row(states, scorer.model.head, scorer.loss, reference, update)
+            if full is not None and products is not None:
+                found, logps = next(products)
+                tokens = (pair.chosen_tokens, pair.rejected_tokens)
+                row |= full_row(found, list(full.parameters), logps, tokens, scorer.loss, reference)
             check_row(row, names)
             yield row
         _advance(watch, batch)

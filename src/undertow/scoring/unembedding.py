@@ -6,6 +6,7 @@ Only this module knows how a model's head and a pair's states become the argumen
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -71,10 +72,10 @@ def unembedding_row(
     rows, pair = residual_rows(states, head), states.pair
     shared = shared_contexts(rows.tokens[: pair.chosen_tokens], rows.tokens[pair.chosen_tokens :])
     found = _numbers(sum_products(products_of(rows, pair.chosen_tokens, shared)))
-    weights = _loss_weights(found, pair.chosen_tokens, pair.rejected_tokens, loss, reference)
+    weights = loss_weights(found, pair.chosen_tokens, pair.rejected_tokens, loss, reference)
     row: Row = {**found, "d_chosen": weights[0].item(), "d_rejected": weights[1].item()}
-    row |= _changes(found, weights, "")
-    row |= _changes(found, weights, "free_")
+    row |= changes_and_case(found, weights, ("gg",), "")
+    row |= changes_and_case(found, weights, ("gg", "hh"), "free_")
     if update is not None and all(math.isfinite(row[name]) for name in (*PRODUCTS, "d_chosen", "d_rejected")):  # type: ignore[arg-type]
         signed = (weights[0].expand(pair.chosen_tokens), -weights[1].expand(pair.rejected_tokens))
         accumulate_update(update, rows, torch.cat(signed))
@@ -114,13 +115,15 @@ def _numbers(products: PairProducts) -> dict[str, float]:
     return dict(zip(PRODUCTS, values, strict=True))
 
 
-def _loss_weights(
-    found: dict[str, float],
+def loss_weights(
+    found: Mapping[str, float],
     chosen_tokens: int,
     rejected_tokens: int,
     loss: PairLoss,
     reference: tuple[float, float] | None,
 ) -> tuple[Tensor, Tensor]:
+    """``d_w`` and ``d_l`` of one pair, ``[1]``, from its log-probabilities and squared gradient norms."""
+
     def one(value: float) -> Tensor:
         return torch.tensor([value], dtype=torch.float64)
 
@@ -141,9 +144,11 @@ def _loss_weights(
         return one(math.nan), one(math.nan)
 
 
-def _changes(found: dict[str, float], weights: tuple[Tensor, Tensor], prefix: str) -> Row:
-    """First-order changes and case: of ``W`` alone, or (``free_``) of ``W`` and free hidden embeddings together."""
-    kinds = ("gg", "hh") if prefix else ("gg",)
+def changes_and_case(
+    found: Mapping[str, float], weights: tuple[Tensor, Tensor], kinds: Sequence[str], prefix: str
+) -> Row:
+    """First-order changes and case by the sum of these kinds of inner products: ``gg`` those of ``W`` alone, ``gg`` and
+    ``hh`` those of ``W`` and free hidden embeddings together."""
     ww, wl, ll = (
         torch.tensor([sum(found[f"{kind}_{part}"] for kind in kinds)], dtype=torch.float64) for part in PRODUCT_PARTS
     )

@@ -32,6 +32,7 @@ def audit(
     model: o.Model,
     out: o.Out,
     level: o.Level = "unembedding",
+    geometry: o.Geometry = "sgd",
     loss: o.Loss = "dpo",
     beta: o.Beta = None,
     loss_args: o.LossArgs = None,
@@ -66,11 +67,12 @@ def audit(
 ) -> None:
     """Score every pair: which ones will drag the chosen response's probability down."""
     o.check_engine(engine)
-    from undertow.auditing.settings import AuditSettings
+    from undertow.auditing.settings import AuditSettings, check_audit_geometry
     from undertow.data.tokens.encoder import TokenSettings
     from undertow.models.device import keep_large_blocks
     from undertow.runs.settings import LossSettings, Shard
 
+    check_audit_geometry(geometry, level)
     settings = AuditSettings(
         level=level,
         loss=LossSettings(loss, beta, LossSettings.parse_args(loss_args or []), calibrated),

@@ -71,6 +71,7 @@ def forecast(
         ),
     ] = None,
     level: o.Level = "unembedding",
+    geometry: o.Geometry = "sgd",
     pull: o.Pull = False,
     by: o.By = None,
     loss: o.Loss = "dpo",

@@ -121,16 +121,19 @@ def print_extremes(console: Console, scores: pa.Table, by: str, pairs: Mapping[i
         console.print(table)
 
 
+_CASES_OF = {"case": "unembedding", "free_case": "with free hidden embeddings", "full_case": "all parameters"}
+
+
 def print_cases(console: Console, summary: Mapping[str, Any]) -> None:
     """What one step does to the two log-probabilities, to first order: how many pairs are of each case."""
     if "cases" not in summary:
         return
     table = Table(title="\nOne step on the pair alone, to first order", title_justify="left", show_edge=False)
-    for name, align in (("case", "left"), ("unembedding", "right"), ("with free hidden embeddings", "right")):
-        table.add_column(name, justify=align)  # type: ignore[arg-type]
-    own, free = summary["cases"]["case"], summary["cases"]["free_case"]
+    table.add_column("case")
+    for name in summary["cases"]:
+        table.add_column(_CASES_OF[name], justify="right")
     for code, meaning in CASE_LABELS.items():
-        counts = [found.get(str(code), 0) for found in (own, free)]
+        counts = [found.get(str(code), 0) for found in summary["cases"].values()]
         if any(counts):
             table.add_row(f"{code} {meaning}", *(f"{count:,}" for count in counts))
     console.print(table)
