@@ -206,5 +206,5 @@ def test_what_if_is_the_share_of_those_that_stay() -> None:
     assert ut.what_if(table, "dlogp_chosen", shares=[0, 0.2, 0.4, 0.6]) == pytest.approx([0.6, 0.5, 1 / 3, 0])
     with pytest.raises(ut.OptionError, match="no column free_dlogp_chosen"):
         ut.what_if(table, "ln_ches", change="free_dlogp_chosen")
-    with pytest.raises(ut.OptionError, match="expected one of forecast_chosen, pull, dlogp_chosen"):
+    with pytest.raises(ut.OptionError, match="expected one of forecast_chosen, pull, full_dlogp_chosen, dlogp_chosen"):
         ut.what_if(table, "row")
