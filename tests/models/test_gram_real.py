@@ -16,7 +16,6 @@ from undertow.models.gram import Group, check_products, gradient_gram
 from undertow.models.model import Model
 from undertow.models.token_gram import token_gram
 
-
 PAIRS = Path(ut.__file__).parent / "demo" / "pairs.jsonl"
 
 
