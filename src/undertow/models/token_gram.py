@@ -126,11 +126,11 @@ def _by_directions(
             # Of the attentions for plain sequences only this one knows tangents.
             with torch.no_grad(), forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
                 duals = {
-                    here: forward_ad.make_dual(parameters[name], direction[name])
+                    here: forward_ad.make_dual(parameters[name], direction[name])  # type: ignore[no-untyped-call]
                     for here, name in inside.items()
                     if name in direction
                 }
-                moved = forward_ad.unpack_dual(_read(model, pair, backbone, duals)).tangent
+                moved = forward_ad.unpack_dual(_read(model, pair, backbone, duals)).tangent  # type: ignore[no-untyped-call]
             change = in_float64(rows.logps.new_zeros(len(states)))
             if moved is not None:
                 change = change + (in_float64(pushes) * in_float64(moved)).sum(1)
