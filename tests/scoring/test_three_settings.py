@@ -47,10 +47,13 @@ def test_words_that_begin_alike_are_refused() -> None:
 
 @pytest.mark.model
 def test_on_a_real_model(smollm2_folder: Path) -> None:
-    """Single tokens repel at the unembedding, as Theorem 1 has it; over all parameters they attract."""
+    """Single tokens repel, as Theorem 1 has it; one word at the end displaces, which the paper rules out."""
     model = ut.load_model(str(smollm2_folder), dtype="float32")
-    (single,) = ut.entanglement.three_settings(model, "The capital of France is", " Paris", " London")
+    words = ("The capital of France is", " Paris", " London")
+    single, last = ut.entanglement.three_settings(model, *words, before=" the city of")
     for part in ("gg_chosen", "gg_cross", "gg_rejected"):
         assert single.theorem[part] == pytest.approx(single.unembedding[part], rel=1e-3)
     assert single.claims["unembedding"]
-    assert single.full["gg_cross"] > 0
+    assert last.theorem["own"] > 0 > last.theorem["gap"]
+    assert last.theorem["gap"] == pytest.approx(last.unembedding["gap"], rel=1e-2)
+    assert not last.claims["unembedding"] and not last.claims["full"]
