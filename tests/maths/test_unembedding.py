@@ -15,6 +15,7 @@ from undertow.maths.unembedding import (
     PairProducts,
     accumulate_update,
     heatmap,
+    negative_scores,
     pair_products,
     pair_products_direct,
     pull,
@@ -217,6 +218,9 @@ def test_heat_map_sums_to_the_cross_product_and_its_cosines_are_cosines() -> Non
     pair = random_pair(8)
     tokens = token_products(*pair)
     assert heatmap(tokens).sum().item() == pytest.approx(pair_products(*pair).gg_cross.item(), rel=1e-12)
+    spared = negative_scores(tokens)
+    assert spared.shape == (len(pair[4]),)
+    assert spared.sum().item() == pytest.approx(pair_products(*pair).gg_cross.item(), rel=1e-12)
     H_w, H_l, W_r, ids_w, ids_l = pair
     R = residuals(torch.cat([H_w, H_l]), W_r, torch.cat([ids_w, ids_l])).rows()
     n = len(ids_w)

@@ -33,6 +33,7 @@ __all__ = [
     "TokenProducts",
     "accumulate_update",
     "heatmap",
+    "negative_scores",
     "pair_products",
     "pair_products_direct",
     "products_of",
@@ -221,6 +222,16 @@ def heatmap(tokens: TokenProducts, *, cosine: bool = False) -> Tensor:
     norms = weighted.diagonal().sqrt()
     bound = norms[:n, None] * norms[None, n:]
     return torch.where(bound > 0, cross / bound, torch.zeros_like(cross))
+
+
+def negative_scores(tokens: TokenProducts) -> Tensor:
+    """What pushing each rejected token down takes from the chosen response, at the unembedding: ``[n⁻]``, float64.
+
+    ``Σ_k α⁻_{kk'} ⟨h⁺_k, h⁻_{k'}⟩`` over the chosen tokens, the sums of :func:`heatmap` over its rows; over all rejected
+    tokens they sum to ``gg_cross``. It is the per-token score of Deng et al. 2025 (arXiv 2505.18830) for one positive
+    response: tokens that are high there are those to spare from the negative gradient.
+    """
+    return heatmap(tokens).sum(0)
 
 
 @torch.no_grad()
