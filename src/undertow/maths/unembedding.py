@@ -227,9 +227,9 @@ def heatmap(tokens: TokenProducts, *, cosine: bool = False) -> Tensor:
 def negative_scores(tokens: TokenProducts) -> Tensor:
     """What pushing each rejected token down takes from the chosen response, at the unembedding: ``[n⁻]``, float64.
 
-    ``Σ_k α⁻_{kk'} ⟨h⁺_k, h⁻_{k'}⟩`` over the chosen tokens, the sums of :func:`heatmap` over its rows; over all rejected
-    tokens they sum to ``gg_cross``. It is the per-token score of Deng et al. 2025 (arXiv 2505.18830) for one positive
-    response: tokens that are high there are those to spare from the negative gradient.
+    ``Σ_k α⁻_{kk'} ⟨h⁺_k, h⁻_{k'}⟩`` over the chosen tokens, the sums of :func:`heatmap` over its rows; over all
+    rejected tokens they sum to ``gg_cross``. It is the per-token score of Deng et al. 2025 (arXiv 2505.18830) for one
+    positive response: tokens that are high there are those to spare from the negative gradient.
     """
     return heatmap(tokens).sum(0)
 
