@@ -181,5 +181,4 @@ def our_tokens(model: Model, pairs: list[TokenPair]) -> list[float]:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
     main()

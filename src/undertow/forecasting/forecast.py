@@ -52,7 +52,7 @@ from undertow.forecasting.settings import ForecastSettings, not_simulated
 from undertow.forecasting.simulation import Simulation, Study, simulated
 from undertow.maths.linearised import CountSketch, Curvature, Features
 from undertow.models.device import choose_dtype
-from undertow.models.gradients import Response, check_pieces, trained_parameters
+from undertow.models.gradients import Response, check_pieces, drawn_tokens, trained_parameters
 from undertow.models.loading import quiet_transformers
 from undertow.models.model import Model
 from undertow.runs.folder import read_summary
@@ -360,8 +360,7 @@ class _Run:
         turn_off_dropout(model.hf)
         parameters = trained_parameters(model.hf)
         self._check_memory(parameters)
-        draw = np.random.default_rng(0)
-        problem = check_pieces(model, parameters, lambda count: draw.integers(0, model.vocabulary, count).tolist())
+        problem = check_pieces(model, parameters, drawn_tokens(model))
         if problem:
             self.watch.note(f"Gradients are computed one response at a time: {problem}.")
         yield Engine(model, parameters, problem is None, self._products(), self.settings.batch_tokens)

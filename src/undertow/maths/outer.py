@@ -11,7 +11,7 @@ positions one after another; what comes back is the matrix of all their inner pr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -90,7 +90,13 @@ def gram_with_shared_rows(left: Tensor, shared: Tensor, places: Tensor, lengths:
 
 
 @torch.no_grad()
-def gram_of_rows(ids: Tensor, values: Tensor, lengths: Sequence[int], scale: Tensor | None = None) -> Tensor:
+def gram_of_rows(
+    ids: Tensor,
+    values: Tensor,
+    lengths: Sequence[int],
+    scale: Tensor | None = None,
+    beside: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """The same for gradients that are rows of a matrix, as an embedding's: ``⟨G_i, G_j⟩ = Σ 1[id_t = id_t'] ⟨v, v'⟩``.
 
     Args:
@@ -98,21 +104,22 @@ def gram_of_rows(ids: Tensor, values: Tensor, lengths: Sequence[int], scale: Ten
         values: ``[T, b]``.
         lengths: as above.
         scale: ``[rows, b]``, what the products are weighted by; None for ones.
+        beside: of a matrix that is also an unembedding: what else the gradients have in some rows, ``[r]`` →
+            ``[k, r, b]``. Its products with ``values`` are added; those with itself are had elsewhere.
 
     Returns:
         ``[k, k]``, float64.
     """
     rows, places = torch.unique(ids, return_inverse=True)
-    whole = spread_rows(places, values, lengths, len(rows))
-    return flat_gram(whole.flatten(1), None if scale is None else scale[rows].flatten())
-
-
-@torch.no_grad()
-def spread_rows(places: Tensor, values: Tensor, lengths: Sequence[int], rows: int) -> Tensor:
-    """Positions added into rows of a matrix for each gradient: ``[T]``, ``[T, b]`` → ``[k, rows, b]``."""
-    which = _which(lengths, values.device)
-    whole = values.new_zeros(len(lengths) * rows, values.shape[1])
-    return whole.index_add_(0, which * rows + places, values).view(len(lengths), rows, -1)
+    k, weights = len(lengths), None if scale is None else scale[rows].flatten()
+    whole = values.new_zeros(k * len(rows), values.shape[1])
+    whole.index_add_(0, _which(lengths, values.device) * len(rows) + places, values)
+    flat = whole.view(k, -1)
+    found = flat_gram(flat, weights)
+    if beside is None:
+        return found
+    cross = flat_gram(flat, weights, beside(rows).flatten(1).to(flat))
+    return found + cross + cross.T
 
 
 def formed(left: Tensor, right: Tensor, lengths: Sequence[int]) -> Tensor:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -30,7 +31,16 @@ from undertow.maths.residuals import residuals
 from undertow.models.families import find_backbone
 from undertow.models.model import Model
 
-__all__ = ["Response", "Sink", "WholeGradients", "as_pairs", "check_pieces", "response_gradients", "trained_parameters"]
+__all__ = [
+    "Response",
+    "Sink",
+    "WholeGradients",
+    "as_pairs",
+    "check_pieces",
+    "drawn_tokens",
+    "response_gradients",
+    "trained_parameters",
+]
 
 TOLERANCE = 1e-3  # of the pieces' sum against autograd's gradient, relative to its norm; float32 leaves some 1e-5
 
@@ -312,6 +322,12 @@ class WholeGradients:
         """Each added to its own row."""
         whole = self.found[response][name].view(-1, values.shape[1])
         whole.index_add_(0, rows, values.to(whole))
+
+
+def drawn_tokens(model: Model) -> Callable[[int], list[int]]:
+    """What such checks are tried on: tokens of the model, the same each time."""
+    draw = np.random.default_rng(0)
+    return lambda count: draw.integers(0, model.vocabulary, count).tolist()
 
 
 def check_pieces(

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from undertow.maths.outer import flat_gram, formed, gram_of_outer_products, gram_with_shared_rows, spread_rows
+from undertow.maths.outer import flat_gram, formed, gram_of_outer_products, gram_of_rows, gram_with_shared_rows
 from undertow.maths.precision import full_precision, has_float64
 from undertow.models.gradients import Response, check_pieces, response_gradients
 from undertow.models.model import Model
@@ -36,6 +37,11 @@ class Group:
     responses: tuple[Response, ...]
     places: tuple[tuple[int, ...], ...] | None = None
     size: int = 0
+
+    @property
+    def total(self) -> int:
+        """Tokens of all, each with its prompt."""
+        return sum(one.total for one in self.responses)
 
 
 class Gram:
@@ -124,19 +130,11 @@ class Gram:
     def rows(self, name: str, response: int, rows: Tensor, values: Tensor) -> None:
         """Waits for the others of its group; with the unembedding's part where both are one matrix."""
         for g, pieces in self._ready(name, response, -2, (rows, values)):
-            ids, lengths = torch.cat([piece[0] for piece in pieces]), [len(piece[0]) for piece in pieces]
-            read, places = torch.unique(ids, return_inverse=True)
-            whole = spread_rows(places, torch.cat([piece[1] for piece in pieces]), lengths, len(read)).flatten(1)
-            scale = None if self._scales is None else self._scales[name][read].flatten()
-            found = flat_gram(whole, scale)
-            head = self._head.pop((name, g), None)
-            if head is not None:
-                at = torch.searchsorted(self._read[g], read)
-                with full_precision():
-                    other = torch.stack([(columns[:, at].T @ states).flatten() for columns, states in head])
-                cross = flat_gram(whole, scale, other.to(whole))
-                found = found + cross + cross.T
-            self._add(name, g, found)
+            ids, values = (torch.cat([piece[side] for piece in pieces]) for side in (0, 1))
+            head, lengths = self._head.pop((name, g), None), [len(one) for one, _ in pieces]
+            scale = None if self._scales is None else self._scales[name]
+            beside = None if head is None else partial(_rows_of_head, head, self._read[g])
+            self._add(name, g, gram_of_rows(ids, values, lengths, scale, beside))
 
     def _ready(
         self, name: str, response: int, first_row: int, piece: tuple[Tensor, ...]
@@ -152,6 +150,13 @@ class Gram:
 
     def _add(self, name: str, g: int, products: Tensor) -> None:
         self.found[g][self._numbers[name]] += products.to(self.found[g].device)
+
+
+def _rows_of_head(head: Sequence[tuple[Tensor, Tensor]], read: Tensor, rows: Tensor) -> Tensor:
+    """The unembedding's own gradients in some rows, of those whose factors were kept: ``[k, rows, width]``."""
+    at = torch.searchsorted(read, rows)
+    with full_precision():
+        return torch.stack([columns[:, at].T @ states for columns, states in head])
 
 
 class _Uses:

@@ -12,7 +12,7 @@ all their inner products, by which is less work:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -22,11 +22,11 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from undertow.data.tokens.encoder import TokenPair
-from undertow.data.tokens.packing import pack
+from undertow.data.tokens.packing import PackedBatch, pack
 from undertow.maths.precision import full_precision, in_float64
 from undertow.maths.residuals import Residuals, residuals
 from undertow.maths.unembedding import pull
-from undertow.models.families import find_backbone
+from undertow.models.forward import pair_states
 from undertow.models.gradients import Response
 from undertow.models.gram import Group, gradient_gram
 from undertow.models.model import Model
@@ -86,7 +86,7 @@ def token_gram(
         advance: told how many tokens are done.
     """
     group = _group(pair)
-    if packed and sum(one.total for one in group.responses) <= packed_rows:
+    if packed and group.total <= packed_rows:
         (found,), logps = gradient_gram(model, [group], parameters, scales=scales)
         return TokenGram(found.sum(0), in_float64(logps), pair.chosen_tokens)
     return _by_directions(model, pair, parameters, scales, advance)
@@ -110,17 +110,28 @@ def _by_directions(
     scales: Mapping[str, Tensor] | None,
     advance: Callable[[int], None] | None,
 ) -> TokenGram:
-    backbone = find_backbone(model.hf)
-    head = model.hf.get_output_embeddings().weight
+    (batch,) = pack([pair], pair.total)
+    reading, head = _Reading(model), model.hf.get_output_embeddings().weight
     names = {id(parameter): name for name, parameter in parameters.items()}
-    inside = {here: names.get(id(parameter)) for here, parameter in backbone.named_parameters()}
+    inside = {here: names.get(id(parameter)) for here, parameter in reading.named_parameters()}
+    head_name = names.get(id(head))
+    ids = torch.tensor([*pair.chosen, *pair.rejected], device=model.device)
     columns: list[Tensor] = []
     with torch.enable_grad():
-        states, rows = _states(model, pair, backbone, {})
+        states = reading(batch)
+        found = states.detach()
+        rows = residuals(found, head, ids, **model.head.options(found))
         with torch.no_grad(), full_precision():
             pushes = rows.pushes()
         for k in range(len(states)):
-            direction = _gradient(states, rows, pushes, k, head, parameters)
+            # That of token k in all parameters that have one: through the states, and the unembedding's own.
+            seed = torch.zeros_like(states)
+            seed[k] = pushes[k].to(seed)
+            through = torch.autograd.grad(states, list(parameters.values()), seed, retain_graph=True, allow_unused=True)
+            direction = {name: value for name, value in zip(parameters, through, strict=True) if value is not None}
+            if head_name is not None:
+                own = residuals(found[k : k + 1], head, ids[k : k + 1], **model.head.options(found))
+                direction[head_name] = _in_head(own, direction.get(head_name, torch.zeros_like(head)))
             if scales is not None:
                 direction = {name: value * scales[name] for name, value in direction.items()}
             # Of the attentions for plain sequences only this one knows tangents.
@@ -130,12 +141,11 @@ def _by_directions(
                     for here, name in inside.items()
                     if name in direction
                 }
-                moved = forward_ad.unpack_dual(_read(model, pair, backbone, duals)).tangent  # type: ignore[no-untyped-call]
+                moved = forward_ad.unpack_dual(functional_call(reading, duals, (batch,))).tangent  # type: ignore[no-untyped-call]
             change = in_float64(rows.logps.new_zeros(len(states)))
             if moved is not None:
                 change = change + (in_float64(pushes) * in_float64(moved)).sum(1)
-            head_name = names.get(id(head))
-            if head_name in direction:
+            if head_name is not None:
                 change = change + pull(direction[head_name], rows)
             columns.append(change)
             if advance is not None:
@@ -145,59 +155,23 @@ def _by_directions(
     return TokenGram((values + values.T) / 2, in_float64(rows.logps), pair.chosen_tokens)
 
 
-def _states(
-    model: Model, pair: TokenPair, backbone: nn.Module, weights: Mapping[str, Tensor]
-) -> tuple[Tensor, Residuals]:
-    """What predicts each token, ``[N, d]`` with its graph, and the residual rows there."""
-    states = _read(model, pair, backbone, weights)
-    ids = torch.tensor([*pair.chosen, *pair.rejected], device=states.device)
-    found = states.detach()
-    return states, residuals(found, model.hf.get_output_embeddings().weight, ids, **model.head.options(found))
+class _Reading(nn.Module):
+    """The states that predict a pair's tokens, chosen first, as a module whose weights can be others for a call."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.backbone = model.backbone
+        self._model = model
+
+    def forward(self, batch: PackedBatch) -> Tensor:
+        (states,) = pair_states(self._model, batch)
+        return torch.cat([states.chosen[:-1], states.rejected[:-1]])
 
 
-def _read(model: Model, pair: TokenPair, backbone: nn.Module, weights: Mapping[str, Tensor]) -> Tensor:
-    """The states that predict the tokens, chosen first: by one packed tree, or by two sequences."""
-
-    def hidden(ids: Tensor, **packed: object) -> Tensor:
-        arguments = {"input_ids": ids.to(model.device), "use_cache": False, **packed}
-        state: Tensor = functional_call(backbone, dict(weights), (), arguments).last_hidden_state[0]
-        return state
-
-    p, n, m = len(pair.prompt), pair.chosen_tokens, pair.rejected_tokens
-    if model.attention == "tree":
-        (batch,) = pack([pair], p + n + m)
-        whole = hidden(batch.input_ids, position_ids=batch.position_ids.to(model.device), trees=batch.trees)
-        return whole[[p - 1, *range(p, p + n - 1), p - 1, *range(p + n, p + n + m - 1)]]
-    parts = []
-    for tokens in (pair.chosen, pair.rejected):
-        whole = hidden(torch.tensor([[*pair.prompt, *tokens]]))
-        parts.append(whole[p - 1 : p + len(tokens) - 1])
-    return torch.cat(parts)
-
-
-def _gradient(
-    states: Tensor,
-    rows: Residuals,
-    pushes: Tensor,
-    k: int,
-    head: Tensor,
-    parameters: Mapping[str, nn.Parameter],
-) -> dict[str, Tensor]:
-    """That of token k in all parameters that have one: through the states, and the unembedding's own."""
-    seed = torch.zeros_like(states)
-    seed[k] = pushes[k].to(seed)
-    found = torch.autograd.grad(states, list(parameters.values()), seed, retain_graph=True, allow_unused=True)
-    gradient = {name: value for name, value in zip(parameters, found, strict=True) if value is not None}
-    for name, parameter in parameters.items():
-        if parameter is head:
-            own = torch.zeros_like(head) if name not in gradient else gradient[name].clone()
-            for slab, row in _row_of(rows, k):
-                own[slab] += (row[:, None] * rows.states[k]).to(own)
-            gradient[name] = own
-    return gradient
-
-
-def _row_of(rows: Residuals, k: int) -> Iterator[tuple[slice, Tensor]]:
-    with torch.no_grad():
-        for slab, R, _ in rows.chunks():
-            yield slab, R[k]
+@torch.no_grad()
+def _in_head(rows: Residuals, rest: Tensor) -> Tensor:
+    """The gradient of one token in the unembedding: ``Rᵀ h``, and what the matrix has as an embedding."""
+    whole = rest.clone()
+    for slab, R, _ in rows.chunks():
+        whole[slab] += (R.T @ rows.states).to(whole)
+    return whole

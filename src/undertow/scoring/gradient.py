@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from undertow.data.tokens.encoder import TokenPair
 from undertow.data.tokens.packing import grouped
 from undertow.maths.losses import PairLoss
-from undertow.models.gradients import Response, trained_parameters
+from undertow.models.gradients import Response, drawn_tokens, trained_parameters
 from undertow.models.gram import Group, check_products, gradient_gram
 from undertow.models.model import Model
 from undertow.scoring.columns import BY_LAYER, PRODUCT_PARTS, Row
@@ -54,40 +53,22 @@ class FullProducts:
             if parameters is None:
                 model.hf.requires_grad_(True)
                 parameters = trained_parameters(model.hf)
-            draw = np.random.default_rng(0)
-            problem = check_products(
-                model, parameters, lambda count: draw.integers(0, model.vocabulary, count).tolist()
-            )
+            problem = check_products(model, parameters, drawn_tokens(model))
         return cls(model, parameters, problem is None, problem, scales)
 
-    def pairs(
-        self, pairs: Sequence[TokenPair], advance: Callable[[TokenPair], None] | None = None
-    ) -> Iterator[tuple[Tensor, tuple[float, float]]]:
+    def pairs(self, pairs: Sequence[TokenPair]) -> Iterator[tuple[Tensor, tuple[float, float]]]:
         """For each pair ``[parameters, 2, 2]``, chosen first, and both log-probabilities at these weights."""
-        several = [_TwoResponses(pair, _group(pair)) for pair in pairs]
-        for some in grouped(several, BATCH_TOKENS):
+        for some in grouped(map(_group, pairs), BATCH_TOKENS):
             with torch.inference_mode(False):
                 found, logps = gradient_gram(
                     self.model,
-                    [one.group for one in some],
+                    some,
                     self.parameters,
                     scales=self.scales,
                     packed=self.packed,
                 )
-            for one, products, (chosen, rejected) in zip(some, found, logps.view(-1, 2).tolist(), strict=True):
+            for products, (chosen, rejected) in zip(found, logps.view(-1, 2).tolist(), strict=True):
                 yield products.cpu(), (chosen, rejected)
-                if advance is not None:
-                    advance(one.pair)
-
-
-@dataclass(frozen=True, slots=True)
-class _TwoResponses:
-    pair: TokenPair
-    group: Group
-
-    @property
-    def total(self) -> int:
-        return sum(one.total for one in self.group.responses)
 
 
 def _group(pair: TokenPair) -> Group:
@@ -148,4 +129,4 @@ def layer_of(name: str) -> tuple[int | None, str]:
     """
     name = name.removesuffix(".weight")
     found = re.search(r"(?:^|\.)(\d+)\.(.+)$", name)
-    return (int(found[1]), found[2]) if found else (None, name.rpartition(".")[2] if "." in name else name)
+    return (int(found[1]), found[2]) if found else (None, name.rpartition(".")[2])

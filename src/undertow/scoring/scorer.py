@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import repeat
 
 import pyarrow as pa
 import torch
@@ -127,16 +128,15 @@ def score_rows(
     full = full or scorer.full_products()
     for batch in pack(pairs, scorer.batch_tokens):
         references = _reference_logps(batch, scorer)
-        products = iter(full.pairs(batch.pairs)) if full is not None else None
-        for states, reference in zip(pair_states(scorer.model, batch), references, strict=True):
+        products = full.pairs(batch.pairs) if full is not None else repeat(None, len(batch.pairs))
+        for states, reference, found in zip(pair_states(scorer.model, batch), references, products, strict=True):
             pair = states.pair
             row = text_row(pair) | hidden_row(states)
             if includes(scorer.level, "unembedding"):
                 row |= unembedding_row(states, scorer.model.head, scorer.loss, reference, update)
-            if full is not None and products is not None:
-                found, logps = next(products)
+            if full is not None and found is not None:
                 tokens = (pair.chosen_tokens, pair.rejected_tokens)
-                row |= full_row(found, list(full.parameters), logps, tokens, scorer.loss, reference)
+                row |= full_row(found[0], list(full.parameters), found[1], tokens, scorer.loss, reference)
             check_row(row, names)
             yield row
         _advance(watch, batch)
