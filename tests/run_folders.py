@@ -47,7 +47,7 @@ def train_settings(**options: Any) -> TrainSettings:
 
 
 def audited(data: Path, model: Path, out: Path) -> Path:
-    """An audit with every predictor."""
+    """An audit with every predictor that forward passes give."""
     audit_to_folder(data, str(model), out, AuditSettings(tokens=TOKENS, dtype="float32", pull=True))
     return out
 

@@ -52,7 +52,7 @@ def audit(inputs: tuple[Path, Path], out: Path, **options: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(inputs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return audit(inputs, tmp_path_factory.mktemp("report") / "scores", pull=True)
+    return audit(inputs, tmp_path_factory.mktemp("report") / "scores", level="gradient", pull=True)
 
 
 @pytest.fixture(scope="module")
