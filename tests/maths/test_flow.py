@@ -250,3 +250,25 @@ def test_what_does_not_fit_is_refused() -> None:
         flow.other_token_rates_many(W, h[None], one[None], two[None], weights=torch.ones(1), prompt=1)
     with pytest.raises(ValueError, match="cannot be negative"):
         flow.sft_rate(-one.double(), -one.double(), one.double(), sft_weight=1.0)
+
+
+@pytest.mark.parametrize(("scale", "softcap", "biased"), [(1.0, None, True), (0.25, None, False), (2.0, 3.0, True)])
+def test_theorem_5_for_heads_with_bias_scale_and_soft_cap(scale: float, softcap: float | None, biased: bool) -> None:
+    generator = torch.Generator().manual_seed(3)
+    W, h, b = (torch.randn(*size, generator=generator, dtype=torch.float64) for size in ((9, 4), (4,), (9,)))
+    bias = b if biased else None
+    plus, minus = torch.tensor(2), torch.tensor(7)
+
+    def logps(W: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+        u = W @ h if bias is None else W @ h + bias
+        u = u if softcap is None else softcap * torch.tanh(u / softcap)
+        return (scale * u).log_softmax(-1)
+
+    of_W, of_h = torch.autograd.functional.jacobian(logps, (W, h))
+    direction_W, direction_h = of_W[2] - of_W[7], of_h[2] - of_h[7]
+    expected = 0.3 * ((of_W * direction_W).sum((1, 2)) + (of_h * direction_h).sum(1))
+    found = flow.other_token_rates(W, h, plus, minus, weight=0.3, bias=bias, scale=scale, softcap=softcap).rate
+    others = [z for z in range(9) if z not in (2, 7)]
+    torch.testing.assert_close(found[others], expected[others], rtol=1e-11, atol=1e-12)
+    best = flow.most_gaining_tokens(W, h, 2, 7, weight=0.3, top=1, bias=bias, scale=scale, softcap=softcap)[0]
+    assert best.token == max(others, key=lambda z: float(expected[z]))

@@ -187,13 +187,7 @@ def looking(folder: str | Path, *, watch: Watcher | None = None) -> Iterator[Loo
         InputError: the forecast is none or not finished, its data or its model are no longer what they were, or what
             it kept of the optimiser's scaling is gone.
     """
-    folder, watch = Path(folder), watch or Silent()
-    summary = read_summary(folder, FORECAST, SUMMARIES[FORECAST])
-    arguments = summary["arguments"]
-    settings = ForecastSettings.recorded(arguments, str(folder / SUMMARIES[FORECAST]))
-    with opened(arguments["data"], arguments["model"], folder, settings, watch=watch) as run:
-        if not run.folder.finished or not (run.kept_scaling() or settings.train.optimiser == "sgd"):
-            raise DataError(f"{run.folder.folder / SCALING} is missing: forecast anew with --overwrite, then look.")
+    with reopened(folder, watch=watch) as run:
         pairs = run.pairs()
         with run.engine() as engine:
             scales = run.kept_scales(engine)
@@ -203,6 +197,24 @@ def looking(folder: str | Path, *, watch: Watcher | None = None) -> Iterator[Loo
                 return None if looked is None else (told, size)
 
             yield look
+
+
+@contextlib.contextmanager
+def reopened(folder: str | Path, *, watch: Watcher | None = None) -> Iterator[_Run]:
+    """A finished forecast with its data and its model at hand.
+
+    Raises:
+        InputError: the forecast is none or not finished, its data or its model are no longer what they were, or what
+            it kept of the optimiser's scaling is gone.
+    """
+    folder, watch = Path(folder), watch or Silent()
+    summary = read_summary(folder, FORECAST, SUMMARIES[FORECAST])
+    arguments = summary["arguments"]
+    settings = ForecastSettings.recorded(arguments, str(folder / SUMMARIES[FORECAST]))
+    with opened(arguments["data"], arguments["model"], folder, settings, watch=watch) as run:
+        if not run.folder.finished or not (run.kept_scaling() or settings.train.optimiser == "sgd"):
+            raise DataError(f"{run.folder.folder / SCALING} is missing: forecast anew with --overwrite, then go on.")
+        yield run
 
 
 def _held_out(
@@ -300,11 +312,11 @@ class _Run:
         with self.engine() as engine:
             logps, reference, norms = self._starts(pairs, table)
             study, scales = self._study(engine, pairs, kept, sample, steps, logps, reference, norms)
-            found = self._simulate(study, kept)
+            found = self.simulate(study, kept)
             looked, size = None, 1.0
             if self.settings.look:
                 study, looked, size = self._look(engine, study, found, pairs, kept, scales)
-                found = self._simulate(study, kept)
+                found = self.simulate(study, kept)
             groups = [text.group for text in self.texts]
             outcome = outcome_of(study, found, protect=self.settings.protect, groups=groups)
             full = self._full(engine, pairs, scales, reference) if self.settings.own_products else None
@@ -541,7 +553,8 @@ class _Run:
         found = [Response(pair.prompt, tokens) for pair in rows for tokens in (pair.chosen, pair.rejected)]
         return found + [Response(text.prompt, text.chosen) for text in self.text_tokens]
 
-    def _simulate(self, study: Study, kept: NDArray[np.int64]) -> Simulation:
+    def simulate(self, study: Study, kept: NDArray[np.int64]) -> Simulation:
+        """The run on what the study knows."""
         started = time.monotonic()
         settings = self.settings
         found = simulated(
@@ -604,6 +617,19 @@ class _Run:
         count = min(len(sample), len(others)) if self.settings.look else 0
         return np.sort(np.random.default_rng(self.train.seed).permutation(others)[:count])
 
+    def movers(
+        self, study: Study, found: Simulation, pairs: Sequence[TokenPair], kept: NDArray[np.int64]
+    ) -> tuple[list[TokenPair], Tensor]:
+        """The pairs that a look moves along, those of the sample first, and what each of their responses weighs in the
+        move, ``[pairs, 2]``."""
+        some = [pairs[int(number)] for number in study.sample]
+        w = found.coefficients.view(-1, 2)
+        others, acting = np.setdiff1d(kept, study.sample), self._acting(kept, study.sample)
+        if len(others):
+            w = torch.cat([w, typical(found, study, acting) * (len(others) / len(acting))])
+            some += [pairs[int(number)] for number in acting]
+        return some, w
+
     def looked(
         self,
         engine: Engine,
@@ -614,14 +640,9 @@ class _Run:
         scales: Mapping[str, Tensor],
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Log-probabilities there, what the linear model says of the same move, its size and squared length."""
-        some = [pairs[int(number)] for number in study.sample]
-        w = found.coefficients.view(-1, 2)
-        others, acting = np.setdiff1d(kept, study.sample), self._acting(kept, study.sample)
-        if len(others):
-            w = torch.cat([w, _typical(found, study, acting) * (len(others) / len(acting))])
-            some += [pairs[int(number)] for number in acting]
+        some, w = self.movers(study, found, pairs, kept)
         self.watch.phase("look: where training goes", pairs=len(some), tokens=sum(pair.total for pair in some))
-        if len(others):
+        if len(some) > len(study.sample):
             sketch = CountSketch(self.settings.sketch)
             factors = feature_factors(engine, self._responses(pairs, study.sample), scales, sketch)
             direction = torch.zeros(sketch.size, device=self.model.device)
@@ -689,9 +710,9 @@ class _Run:
         with moved(engine.parameters, step, size):
             after = paired_logps(engine.model, some, batch_tokens=engine.batch_tokens, watch=self.watch)
         toward = (after - starts[torch.from_numpy(numbers)]) / size
-        typical = _typical(found, study, numbers)
+        expected_w = typical(found, study, numbers)
         push = np.full(study.pairs, np.nan)
-        push[numbers] = (toward * typical).sum(1).numpy()
+        push[numbers] = (toward * expected_w).sum(1).numpy()
         return push
 
     def _keep(self, study: Study, kept: NDArray[np.int64]) -> None:
@@ -779,7 +800,7 @@ def _nearly_linear(changes: Tensor, linear: Tensor) -> bool:
     return bool((changes - linear).abs().mean() <= linear.abs().mean())
 
 
-def _typical(found: Simulation, study: Study, numbers: NDArray[np.int64]) -> Tensor:
+def typical(found: Simulation, study: Study, numbers: NDArray[np.int64]) -> Tensor:
     """Step weights that pairs without features are expected to get, ``[k, 2]``: the mean over the sixteen pairs of the
     sample that are trained nearest in time, or over all where the order is not known."""
     w = found.coefficients.view(-1, 2)

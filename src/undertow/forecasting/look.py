@@ -43,7 +43,7 @@ def step_along(
     engine: Engine,
     pairs: Iterable[TokenPair],
     coefficients: Tensor,
-    scales: Mapping[str, Tensor],
+    scales: Mapping[str, Tensor] | None,
     watch: Watcher,
     *,
     fold: Callable[[str, Tensor], None] | None = None,
@@ -54,7 +54,7 @@ def step_along(
         engine: the model.
         pairs: in the order of the coefficients.
         coefficients: ``[pairs, 2]``.
-        scales: ``P^½`` by parameter.
+        scales: ``P^½`` by parameter; ``P = 1`` where None.
         watch: told of the progress.
         fold: given each gradient, flat, before it is scaled.
     """
@@ -66,7 +66,9 @@ def step_along(
         if parameter.grad is not None:
             if fold is not None:
                 fold(name, parameter.grad.flatten())
-            found[name] = parameter.grad.mul_(scales[name]).mul_(scales[name])
+            found[name] = parameter.grad
+            if scales is not None:
+                found[name].mul_(scales[name]).mul_(scales[name])
             parameter.grad = None
     return found
 

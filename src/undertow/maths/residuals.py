@@ -20,7 +20,7 @@ from torch.nn.functional import logsigmoid
 
 from undertow.maths.precision import full_precision, product, working_dtype
 
-__all__ = ["HeadOptions", "Residuals", "common_prefix", "logits_of", "residuals", "shared_contexts"]
+__all__ = ["HeadOptions", "Residuals", "common_prefix", "logits_of", "residuals", "shared_contexts", "slope"]
 
 CHUNK_ENTRIES = 2**21
 """Entries of one temporary ``[N, chunk]``: 8 MB in float32. Larger ones make no product faster."""
@@ -83,7 +83,7 @@ class Residuals:
             inside, at = _targets(self.tokens, columns)
             rows.scatter_(1, at, torch.where(inside, self.misses.unsqueeze(1), rows.gather(1, at)))
             if self.softcap is not None or self.scale != 1.0:
-                rows.mul_(_slope(u, self.scale, self.softcap))
+                rows.mul_(slope(u, self.scale, self.softcap))
             yield columns, rows, weights
 
     def _pre_activations(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
@@ -198,7 +198,7 @@ def logits_of(u: Tensor, scale: float = 1.0, softcap: float | None = None) -> Te
     return z * scale if scale != 1.0 else z
 
 
-def _slope(u: Tensor, scale: float, softcap: float | None) -> Tensor | float:
+def slope(u: Tensor, scale: float, softcap: float | None) -> Tensor | float:
     """``dz/du``. As 1/cosh², since 1 − tanh² cancels where the cap is nearly reached; cosh = ∞ gives the right 0."""
     return scale if softcap is None else scale / torch.cosh(u / softcap).square()
 

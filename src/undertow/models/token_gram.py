@@ -17,19 +17,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
-from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from undertow.data.tokens.encoder import TokenPair
-from undertow.data.tokens.packing import PackedBatch, pack
-from undertow.maths.precision import full_precision, in_float64
+from undertow.data.tokens.packing import pack
+from undertow.maths.precision import in_float64
 from undertow.maths.residuals import Residuals, residuals
-from undertow.maths.unembedding import pull
-from undertow.models.forward import pair_states
 from undertow.models.gradients import Response
 from undertow.models.gram import Group, gradient_gram
 from undertow.models.model import Model
+from undertow.models.tangents import TokenTangents, response_tokens
 
 __all__ = ["PACKED_ROWS", "TokenGram", "token_gram"]
 
@@ -111,18 +107,13 @@ def _by_directions(
     advance: Callable[[int], None] | None,
 ) -> TokenGram:
     (batch,) = pack([pair], pair.total)
-    reading, head = _Reading(model), model.hf.get_output_embeddings().weight
-    names = {id(parameter): name for name, parameter in parameters.items()}
-    inside = {here: names.get(id(parameter)) for here, parameter in reading.named_parameters()}
-    head_name = names.get(id(head))
-    ids = torch.tensor([*pair.chosen, *pair.rejected], device=model.device)
+    tangents, head = TokenTangents(model, parameters, batch), model.hf.get_output_embeddings().weight
+    head_name = tangents.head_name
+    ids = response_tokens([pair]).to(model.device)
     columns: list[Tensor] = []
     with torch.enable_grad():
-        states = reading(batch)
-        found = states.detach()
-        rows = residuals(found, head, ids, **model.head.options(found))
-        with torch.no_grad(), full_precision():
-            pushes = rows.pushes()
+        states = tangents.reading(batch)
+        rows, pushes = tangents.read(states)
         for k in range(len(states)):
             # That of token k in all parameters that have one: through the states, and the unembedding's own.
             seed = torch.zeros_like(states)
@@ -130,42 +121,17 @@ def _by_directions(
             through = torch.autograd.grad(states, list(parameters.values()), seed, retain_graph=True, allow_unused=True)
             direction = {name: value for name, value in zip(parameters, through, strict=True) if value is not None}
             if head_name is not None:
-                own = residuals(found[k : k + 1], head, ids[k : k + 1], **model.head.options(found))
+                at = states[k : k + 1].detach()
+                own = residuals(at, head, ids[k : k + 1], **model.head.options(at))
                 direction[head_name] = _in_head(own, direction.get(head_name, torch.zeros_like(head)))
             if scales is not None:
                 direction = {name: value * scales[name] for name, value in direction.items()}
-            # Of the attentions for plain sequences only this one knows tangents.
-            with torch.no_grad(), forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
-                duals = {
-                    here: forward_ad.make_dual(parameters[name], direction[name])  # type: ignore[no-untyped-call]
-                    for here, name in inside.items()
-                    if name in direction
-                }
-                moved = forward_ad.unpack_dual(functional_call(reading, duals, (batch,))).tangent  # type: ignore[no-untyped-call]
-            change = in_float64(rows.logps.new_zeros(len(states)))
-            if moved is not None:
-                change = change + (in_float64(pushes) * in_float64(moved)).sum(1)
-            if head_name is not None:
-                change = change + pull(direction[head_name], rows)
-            columns.append(change)
+            columns.append(tangents.along(direction))
             if advance is not None:
                 advance(1)
     values = torch.stack(columns, 1)
     # Either triangle is right to rounding; their mean is symmetric to the last digit.
     return TokenGram((values + values.T) / 2, in_float64(rows.logps), pair.chosen_tokens)
-
-
-class _Reading(nn.Module):
-    """The states that predict a pair's tokens, chosen first, as a module whose weights can be others for a call."""
-
-    def __init__(self, model: Model) -> None:
-        super().__init__()
-        self.backbone = model.backbone
-        self._model = model
-
-    def forward(self, batch: PackedBatch) -> Tensor:
-        (states,) = pair_states(self._model, batch)
-        return torch.cat([states.chosen[:-1], states.rejected[:-1]])
 
 
 @torch.no_grad()

@@ -123,12 +123,23 @@ def loss_weights(
     reference: tuple[float, float] | None,
 ) -> tuple[Tensor, Tensor]:
     """``d_w`` and ``d_l`` of one pair, ``[1]``, from its log-probabilities and squared gradient norms."""
+    try:
+        return loss.weights(pair_of_one(found, chosen_tokens, rejected_tokens, reference))
+    except ValueError:  # ORPO has none for a response of probability 1: this pair's trouble, not the run's
+        unknown = torch.tensor([math.nan], dtype=torch.float64)
+        return unknown, unknown
+
+
+def pair_of_one(
+    found: Mapping[str, float], chosen_tokens: int, rejected_tokens: int, reference: tuple[float, float] | None
+) -> Logps:
+    """What a loss looks at, of one pair; under the model itself where there is no reference."""
 
     def one(value: float) -> Tensor:
         return torch.tensor([value], dtype=torch.float64)
 
     ref_chosen, ref_rejected = reference or (found["logp_chosen"], found["logp_rejected"])
-    logps = Logps(
+    return Logps(
         chosen=one(found["logp_chosen"]),
         rejected=one(found["logp_rejected"]),
         ref_chosen=one(ref_chosen),
@@ -138,10 +149,6 @@ def loss_weights(
         chosen_grad_norms=one(found["gg_chosen"]).sqrt(),
         rejected_grad_norms=one(found["gg_rejected"]).sqrt(),
     )
-    try:
-        return loss.weights(logps)
-    except ValueError:  # ORPO has none for a response of probability 1: this pair's trouble, not the run's
-        return one(math.nan), one(math.nan)
 
 
 def changes_and_case(

@@ -19,10 +19,12 @@ class CasesByLoss:
     """The case of every pair under every loss.
 
     ``cases``: int8 ``[pairs]`` by the loss's name, codes as in :func:`~undertow.maths.entanglement.changes.cases`.
-    ``left_out``: losses that could not be evaluated, by name, each with the reason.
+    ``weights``: ``(d_w, d_l)``, each ``[pairs]``, likewise. ``left_out``: losses that could not be evaluated, by name,
+    each with the reason.
     """
 
     cases: Mapping[str, Tensor]
+    weights: Mapping[str, tuple[Tensor, Tensor]]
     left_out: Mapping[str, str]
 
     def ideal_for(self, pair: int) -> list[str]:
@@ -57,6 +59,7 @@ def cases_by_loss(
         logps = replace(logps, chosen_grad_norms=chosen, rejected_grad_norms=rejected)
     asked, left_out = _named(losses)
     found: dict[str, Tensor] = {}
+    weights_of: dict[str, tuple[Tensor, Tensor]] = {}
     for name, loss in asked.items():
         try:
             weights = loss.weights(logps)
@@ -65,8 +68,9 @@ def cases_by_loss(
                 raise
             left_out[name] = str(error)
         else:
+            weights_of[name] = weights
             found[name] = cases(gg_chosen, gg_cross, gg_rejected, *weights)
-    return CasesByLoss(found, left_out)
+    return CasesByLoss(found, weights_of, left_out)
 
 
 def _named(losses: Mapping[str, PairLoss] | Iterable[PairLoss] | None) -> tuple[dict[str, PairLoss], dict[str, str]]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from undertow.maths.precision import as_like, full_precision, working_dtype
-from undertow.maths.residuals import residuals
+from undertow.maths.residuals import logits_of, residuals, slope
 
 __all__ = [
     "ChosenTokenRate",
@@ -146,14 +146,32 @@ def rejected_token_rate(
 
 @torch.no_grad()
 def other_token_rates(
-    unembedding: Tensor, state: Tensor, chosen: Tensor, rejected: Tensor, *, weight: Tensor | float = 1.0
+    unembedding: Tensor,
+    state: Tensor,
+    chosen: Tensor,
+    rejected: Tensor,
+    *,
+    weight: Tensor | float = 1.0,
+    bias: Tensor | None = None,
+    scale: float = 1.0,
+    softcap: float | None = None,
 ) -> OtherTokenRates:
-    """Theorem 5: how fast every other token's log-probability moves; arguments as in :func:`chosen_token_rate`."""
+    """Theorem 5: how fast every other token's log-probability moves; arguments as in :func:`chosen_token_rate`.
+
+    For a head with more than the product (see :class:`~undertow.maths.residuals.HeadOptions`; a bias is a constant)
+    ``⟨W_z, δ⟩`` becomes ``D_z ⟨W_z, D₊ W₊ − D₋ W₋⟩`` with the slopes ``D`` of the logits, and ``‖h‖²`` of the two
+    tokens ``D² ‖h‖²``.
+    """
     W, h, _, _ = _inputs(unembedding, state, chosen, rejected)
     with full_precision():
-        p = (h @ W.T).softmax(-1)
-        geometry = (W[chosen] - W[rejected]) @ W.T
-    c = (_at(p, rejected) - _at(p, chosen)) * h.square().sum(-1) - (p * geometry).sum(-1)
+        u = h @ W.T if bias is None else h @ W.T + bias.to(h)
+        p = logits_of(u, scale, softcap).softmax(-1)
+        slopes = torch.ones_like(u) * slope(u, scale, softcap)
+        plus, minus = _at(slopes, chosen), _at(slopes, rejected)
+        lean = plus.unsqueeze(-1) * W[chosen] - minus.unsqueeze(-1) * W[rejected]
+        geometry = slopes * (lean @ W.T)
+    own = minus.square() * _at(p, rejected) - plus.square() * _at(p, chosen)
+    c = own * h.square().sum(-1) - (p * geometry).sum(-1)
     pair = torch.stack([chosen, rejected], dim=-1)
     return OtherTokenRates(geometry.scatter(-1, pair, torch.nan), c, _weight(weight, c), p)
 
@@ -168,6 +186,9 @@ def most_gaining_tokens(
     top: int = 10,
     by: Literal["rate", "probability_rate"] = "rate",
     decode: Callable[[int], str] | None = None,
+    bias: Tensor | None = None,
+    scale: float = 1.0,
+    softcap: float | None = None,
 ) -> list[GainingToken]:
     """Which tokens other than the pair's take the probability, by Theorem 5, the most gaining one first.
 
@@ -181,6 +202,7 @@ def most_gaining_tokens(
         by: ``rate`` orders by the gain in log-probability, the order of ``⟨W_z, W₊ − W₋⟩`` (a rare token may lead);
             ``probability_rate`` by the gain in probability, what is seen first when the model is sampled.
         decode: turns a token id into text, for instance ``tokenizer.decode``.
+        bias: of the head, see :func:`other_token_rates`; likewise ``scale`` and ``softcap``.
 
     Raises:
         ValueError: as :func:`chosen_token_rate`, or when ``by`` is neither.
@@ -188,7 +210,7 @@ def most_gaining_tokens(
     if by not in ("rate", "probability_rate"):
         raise ValueError(f"by must be 'rate' or 'probability_rate', got {by!r}")
     pair = (torch.tensor(chosen, device=state.device), torch.tensor(rejected, device=state.device))
-    rates = other_token_rates(unembedding, state, *pair, weight=weight)
+    rates = other_token_rates(unembedding, state, *pair, weight=weight, bias=bias, scale=scale, softcap=softcap)
     rate, probability_rate = rates.rate, rates.probability_rate
     ordered = rate if by == "rate" else probability_rate
     order = ordered.nan_to_num(nan=-torch.inf).sort(descending=True, stable=True).indices
