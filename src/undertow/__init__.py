@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         OutputError,
         UndertowError,
     )
+    from undertow.explaining.explain import explain
     from undertow.filtering.filter import filter_pairs
     from undertow.filtering.what_if import what_if
     from undertow.forecasting.forecast import forecast
@@ -56,6 +57,7 @@ _HOMES = {
     "UndertowError": "undertow.errors",
     "audit": "undertow.auditing.audit",
     "compare": "undertow.comparing.compare",
+    "explain": "undertow.explaining.explain",
     "filter_pairs": "undertow.filtering.filter",
     "forecast": "undertow.forecasting.forecast",
     "load_model": "undertow.models.loading",
@@ -84,6 +86,7 @@ __all__ = [
     "audit",
     "compare",
     "entanglement",
+    "explain",
     "filter_pairs",
     "flow",
     "forecast",

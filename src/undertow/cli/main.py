@@ -25,7 +25,7 @@ _INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 2 wrong input or command line, 130 interrupted, 1 anything else."""
-    from undertow.cli.commands import audit, compare, demo, filter, forecast, simulate, train, view  # noqa: F401  (each registers on ``app``)
+    from undertow.cli.commands import audit, compare, demo, explain, filter, forecast, simulate, train, view  # noqa: F401  (each registers on ``app``)
 
     sys.exit(_run(list(sys.argv[1:] if arguments is None else arguments)))
 

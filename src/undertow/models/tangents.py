@@ -69,14 +69,14 @@ class TokenTangents:
             duals = {
                 here: forward_ad.make_dual(self._parameters[name].detach(), direction[name])  # type: ignore[no-untyped-call]
                 for here, name in self._inside.items()
-                if name in direction
+                if name is not None and name in direction
             }
             states, moved = forward_ad.unpack_dual(functional_call(self.reading, duals, (self._batch,)))  # type: ignore[no-untyped-call]
         rows, pushes = self.read(states)
         change = in_float64(rows.logps.new_zeros(len(states)))
         if moved is not None:
             change = change + (in_float64(pushes) * in_float64(moved)).sum(1)
-        if self.head_name in direction:
+        if self.head_name is not None and self.head_name in direction:
             change = change + pull(direction[self.head_name], rows)
         return change
 
