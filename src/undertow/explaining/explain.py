@@ -33,7 +33,7 @@ from undertow.maths.losses import PairLoss
 from undertow.models.loading import check_companion, load_config, load_model, load_tokenizer, shared_vocabulary
 from undertow.models.model import Model
 from undertow.models.sources import find_model
-from undertow.runs.names import COMPARE, FORECAST, PAIRS
+from undertow.runs.names import COMPARE, FORECAST, PAIRS, TRAIN
 from undertow.runs.progress import Silent, Watcher
 from undertow.runs.settings import DataSettings, LossSettings
 from undertow.scoring.columns import BY_LAYER
@@ -140,8 +140,8 @@ def explain_pairs(
         device=settings.device,
         batch_tokens=settings.batch_tokens,
     )
-    known = pq.read_table(Path(data) / PAIRS) if kind == COMPARE else read_scores(data)
-    return _by_model(where, name, subject, same, (Path(data), known), watch)
+    known = _known_pairs(Path(data), kind)
+    return _by_model(where, name, subject, same, None if known is None else (Path(data), known), watch)
 
 
 def _by_forecast(folder: Path, subject: Subject, settings: ExplainSettings, watch: Watcher) -> list[Explanation]:
@@ -251,6 +251,13 @@ def _encoded(entry: Pair | BadRow, encoder: PairEncoder) -> TokenPair:
     if isinstance(found, BadRow):
         raise BadRowsError([found], 1)
     return found
+
+
+def _known_pairs(folder: Path, kind: str) -> pa.Table | None:
+    """The table of a run's pairs; a training run has none."""
+    if kind == TRAIN:
+        return None
+    return pq.read_table(folder / PAIRS) if kind == COMPARE else read_scores(folder)
 
 
 def _check_same(pairs: Iterable[TokenPair], folder: Path, known: pa.Table) -> None:

@@ -13,7 +13,7 @@ from undertow.data.tokens.encoder import TokenSettings
 from undertow.errors import DataError, OptionError
 from undertow.models.device import check_device
 from undertow.runs.folder import SETTINGS, read_arguments, read_command
-from undertow.runs.names import AUDIT, COMPARE, FORECAST, SUMMARIES
+from undertow.runs.names import AUDIT, COMPARE, FORECAST, SUMMARIES, TRAIN
 from undertow.runs.settings import DataSettings, LossSettings
 
 __all__ = ["HEAT_TOKENS", "ExplainSettings", "HeatLevel", "Subject", "run_of"]
@@ -109,23 +109,22 @@ def run_of(folder: Path) -> tuple[str, str, str, dict[str, Any]] | None:
     """The kind of run that stands in a folder, its data, its model and what its settings tell; None where none does.
 
     Raises:
-        DataError: it is a run without a table of pairs, or one that is not finished.
+        DataError: it is another program's, or not finished.
     """
     if not (folder / SETTINGS).is_file():
         return None
     command, record = read_command(folder), read_arguments(folder)
     if command == AUDIT:
         kind = FORECAST if (folder / SUMMARIES[FORECAST]).exists() else AUDIT
-    elif command == COMPARE:
-        kind = COMPARE
+    elif command in (COMPARE, TRAIN):
+        kind = command
     else:
-        raise DataError(
-            f"{folder} was not written by `undertow audit`, `undertow forecast` or `undertow compare`: name its data, "
-            "and the model with --model."
-        )
-    if not (folder / SUMMARIES[kind]).exists():
+        raise DataError(f"{folder} holds no run of Undertow: name its data, and the model with --model.")
+    if kind != TRAIN and not (folder / SUMMARIES[kind]).exists():
         raise DataError(f"{folder} is not finished: give its `undertow {kind}` command again, then explain.")
     data, model = str(record.get("data", "")), str(record.get("before" if kind == COMPARE else "model", ""))
+    if kind == TRAIN and record.get("sft_epochs"):
+        model = str(folder / "sft" / "model")  # where preference training begins
     if data == "-":
         raise DataError(f"The data of {folder} came on standard input and are gone: name a file that holds them.")
     return kind, data, model, record

@@ -31,7 +31,7 @@ def explain(
         str | None,
         typer.Argument(
             metavar="[DATA]",
-            help="The folder of a forecast, an audit or a comparison, which says data, model and loss; or a file, "
+            help="The folder of a forecast, an audit, a comparison or a training run, which says the rest; or a file, "
             "folder or Hub id of pairs.",
             show_default=False,
         ),

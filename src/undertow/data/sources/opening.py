@@ -39,7 +39,7 @@ DEMO, DEMO_NAME = "demo", "the demo's pairs"
 """As the data argument: the shipped pairs, unless a file or folder of that name is there; and how people call them."""
 DEMO_SHORT = "demo-short"
 """Thirty of them with short responses, which a forecast is quick with."""
-_SHIPPED = {DEMO: ("pairs.jsonl", DEMO_NAME), DEMO_SHORT: ("short.jsonl", "the demo's short pairs")}
+SHIPPED = {DEMO: ("pairs.jsonl", DEMO_NAME), DEMO_SHORT: ("short.jsonl", "the demo's short pairs")}
 
 
 def demo_pairs() -> Path:
@@ -141,8 +141,8 @@ def open_source(data: str | Path, *, split: str | None = None, name: str | None 
         OptionError: a split or a configuration of something that has none.
     """
     path = Path(data).expanduser()
-    if str(data) in _SHIPPED and not path.exists():
-        file, called = _SHIPPED[str(data)]
+    if str(data) in SHIPPED and not path.exists():
+        file, called = SHIPPED[str(data)]
         return _open_file(Path(str(files("undertow") / "demo" / file)), called)
     with _readable(str(data)):
         if path.is_dir():
@@ -163,7 +163,7 @@ def check_there(data: str | Path) -> None:
     """
     path = Path(data).expanduser()
     with _readable(str(data)):
-        there = path.exists() or str(data) in ("-", *_SHIPPED)
+        there = path.exists() or str(data) in ("-", *SHIPPED)
     if not there and not _may_be_on_hub(data, path):
         raise DataError(_not_found(path))
 

@@ -13,6 +13,7 @@ from undertow.filtering.what_if import PERCENTS, Dropping, dropping
 from undertow.reporting.audit.figures import FIRST, SCORE, figures_of, measure_of
 from undertow.reporting.audit.listing import listing
 from undertow.reporting.audit.reading import AuditRun, read_audit_run
+from undertow.reporting.page.explains import explains
 from undertow.reporting.page.settings import flat
 from undertow.reporting.page.shell import Figure, render
 from undertow.scoring.columns import LEVELS
@@ -41,12 +42,13 @@ def report(folder: str | Path, *, pairs_url: str | None = None, forecast_url: st
     leaving = {by: dropping(run.table, by, run.groups) for by in run.predictors}
     pairs = listing(run)
     charts = list(figures_of(run, leaving))
+    how = explains(run.folder, served=bool(pairs_url))
     return render(
         "audit.html.j2",
         title=f"Audit: {run.folder.resolve().name}",
         figures=charts,
         distributions=[figure.name for figure in charts if figure.name.startswith(SCORE)],
-        data={"pairs": pairs, "dropping": _slider(run, leaving)},
+        data={"pairs": pairs, "dropping": _slider(run, leaving), "explains": how and how.record()},
         pairs_url=pairs_url,
         other=("Forecast", forecast_url) if forecast_url else None,
         run=run,

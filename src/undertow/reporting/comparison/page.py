@@ -19,6 +19,7 @@ from undertow.reporting.comparison.reading import (
     skills,
     worst_pairs,
 )
+from undertow.reporting.page.explains import explains
 from undertow.reporting.page.settings import flat
 from undertow.reporting.page.shell import Figure, render
 from undertow.wording import comparison as words
@@ -45,6 +46,7 @@ def report(folder: str | Path, *, pairs_url: str | None = None) -> str:
         "comparison.html.j2",
         title=f"Comparison: {run.folder.resolve().name}",
         pairs_url=pairs_url,
+        explains=explains(run.folder, served=bool(pairs_url)),
         figures=[] if still else list(comparison_figures(run, predicted)),
         headline=words.headline(summary),
         strong=percent(summary["means"]["displaced"]["value"]),

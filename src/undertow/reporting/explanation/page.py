@@ -220,14 +220,23 @@ def _when(told: Foretold) -> Figure:
         alt.Chart(alt.Data(values=rows))  # type: ignore[no-untyped-call]
         .mark_point(size=70)
         .encode(
-            x=alt.X("step:Q", title="step of the run", scale=alt.Scale(domain=[1, max(told.steps, 2)])),
+            x=alt.X(
+                "step:Q",
+                title="step of the run",
+                scale=alt.Scale(domain=[1, max(told.steps, 2)]),
+                axis=alt.Axis(tickMinStep=1, format="d"),
+            ),
             y=alt.Y("nats:Q", title="nats it adds (shared over its steps)"),
             color=alt.Color(
                 "way:N",
                 title=None,
                 scale=alt.Scale(domain=["down", "up"], range=[theme.FALLS, theme.RISES]),
             ),
-            shape=alt.Shape("way:N", title=None, scale=alt.Scale(range=["triangle-down", "triangle-up"])),
+            shape=alt.Shape(
+                "way:N",
+                title=None,
+                scale=alt.Scale(domain=["down", "up"], range=["triangle-down", "triangle-up"]),
+            ),
             tooltip=["row:Q", "step:Q", alt.Tooltip("nats:Q", format="+.3f")],
         )
         .properties(width="container", height=220)

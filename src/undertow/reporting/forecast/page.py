@@ -14,6 +14,7 @@ from undertow.errors import InputError
 from undertow.reporting.audit.charts import POINTS, histogram, scatter
 from undertow.reporting.forecast import charts
 from undertow.reporting.forecast.reading import ForecastRun, read_forecast_run
+from undertow.reporting.page.explains import explains
 from undertow.reporting.page.settings import flat
 from undertow.reporting.page.shell import Figure, render
 from undertow.reporting.training import charts as course
@@ -70,6 +71,7 @@ def report(
         live_cards=dict(_live_cards(run)),
         live_command=command,
         pairs_url=pairs_url,
+        explains=explains(run.folder, served=bool(pairs_url)),
         other=("Audit", audit_url) if audit_url else None,
         data_name=data_name(arguments["data"]),
         model=arguments["model"],

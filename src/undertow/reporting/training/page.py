@@ -9,6 +9,7 @@ from typing import Any
 
 from undertow.maths.displacement import largest_decrease
 from undertow.reporting.page import theme
+from undertow.reporting.page.explains import explains
 from undertow.reporting.page.settings import flat
 from undertow.reporting.page.shell import Figure, render
 from undertow.reporting.training import charts
@@ -46,6 +47,7 @@ def report(folder: str | Path) -> str:
         tokens=gaining(run),
         firings=[{**firing, "number": n} for n, firing in enumerate(run.firings[:MOST_FIRINGS], start=1)],
         settings=flat(run.arguments),
+        explains=explains(Path(folder), served=False),
     )
 
 

@@ -12,7 +12,9 @@ from typing import Any, Generic, TypeVar
 from undertow.errors import OptionError
 from undertow.filtering.what_if import best_predictor
 from undertow.reporting.kinds import WITH_PAIRS, audit_folders, audit_html, kind_with_page, remedies_html, report_html
+from undertow.reporting.page.explains import explains
 from undertow.reporting.page.shell import render
+from undertow.reporting.viewing.explaining import Explained
 from undertow.reporting.viewing.table import LARGEST_PAGE, LONGEST_SEARCH, LONGEST_TEXT, PairTable, Query
 from undertow.runs.names import COMPARE, FORECAST, PAIR_FORECAST, PAIRS, SIMULATED_ARMS, TRAIN
 from undertow.runs.texts import BY, PAIR_TEXTS, TEXTS
@@ -67,6 +69,8 @@ class ServedRun:
         self._audit = Fresh([folder], lambda: audit_html(folder, forecast_url="./", pairs_url=pairs_url))
         self._arms = Fresh([folder], lambda: remedies_html(folder))
         self._table = Fresh([folder], self._open)
+        self._explained = Explained(folder)
+        self._explains = explains(folder, served=True) if self.has_pairs else None
 
     def report(self) -> str:
         """The run's page."""
@@ -105,6 +109,7 @@ class ServedRun:
             "sort": sort,
             "down": down,
             "texts": table.has_texts,
+            "explains": self._explains and self._explains.record(),
             "limits": {"count": LARGEST_PAGE, "search": LONGEST_SEARCH},
         }
         return render(
@@ -147,6 +152,32 @@ class ServedRun:
         texts = {name: _whole_text(pair, name) for name in PAIR_TEXTS if pair.get(name) is not None}
         by = {shown(name): shown(str(value)) for name, value in pair.items() if name.startswith(BY)}
         return {"row": pair["row"], "numbers": _visible(pair["numbers"]), "by": by, "texts": texts}
+
+    @property
+    def has_explanations(self) -> bool:
+        """Whether its pairs can be explained."""
+        return self._explains is not None
+
+    def explanation(self, given: Mapping[str, str]) -> str:
+        """The page of one pair, or one that waits for it.
+
+        Raises:
+            OptionError: there is no such row.
+        """
+        return self._explained.page(self._row(given))
+
+    def explaining(self, given: Mapping[str, str]) -> dict[str, Any]:
+        """``explain.json``: how far that page is.
+
+        Raises:
+            OptionError: there is no such row.
+        """
+        return self._explained.state(self._row(given))
+
+    def _row(self, given: Mapping[str, str]) -> int:
+        row = _whole(given, "row", "")
+        self._table.get().pair(row)  # refuses one that is not there
+        return row
 
     def close(self) -> None:
         """Close the files."""

@@ -3,6 +3,7 @@
 /                 the report of the run; of several training runs their common page; of other runs a list of them
 /pairs            the table of all pairs; its data: /pairs.json?sort=&order=&search=&first=&count=
 /pair.json?row=   one pair with its texts
+/explain?row=     the page of one pair, made on demand; how far it is: /explain.json?row=
 /audit            of a forecast, the report of the audit that it went on from
 /simulated        of a forecast, the page of the arms that were simulated on it
 /run/2/…          the same of the second run, where several were named
@@ -94,6 +95,11 @@ def _of_run(run: ServedRun, path: str) -> Page | None:
             "/pairs": (lambda _: run.pairs_page(), frozenset()),
             "/pairs.json": (run.page, frozenset({"sort", "order", "search", "first", "count"})),
             "/pair.json": (run.pair, frozenset({"row"})),
+        }
+    if run.has_explanations:
+        pages |= {
+            "/explain": (run.explanation, frozenset({"row"})),
+            "/explain.json": (run.explaining, frozenset({"row"})),
         }
     if run.has_audit:
         pages["/audit"] = (lambda _: run.audit(), frozenset())

@@ -3,7 +3,7 @@
 // The report of an audit: the slider, which only looks up what was computed, and the table of pairs.
 
 (() => {
-  const { data, element, number, percent, sides, table, rowsHere, caseTag, textOfData, view } = undertow;
+  const { data, element, number, percent, sides, table, rowsHere, caseTag, textOfData, view, why } = undertow;
   const { pairs, dropping } = data;
 
   /* ---- leaving pairs out --------------------------------------------------------------------------------------- */
@@ -86,7 +86,7 @@
     prompt.classList.add("scrolls");
     prompt.setAttribute("tabindex", "0");
     prompt.setAttribute("aria-label", "Prompt");
-    return element("div", {},
+    return element("div", {}, why(row[index.row], data.explains),
       element("div", { className: "prompt" }, element("h4", { text: "Prompt" }), prompt),
       sides([["chosen", "Chosen", text("chosen"), tokens("chosen")], ["rejected", "Rejected", text("rejected"), tokens("rejected")]]));
   }

@@ -28,6 +28,14 @@ window.undertow = (() => {
     return element("div", { className: "text-of-data", dir: "auto", text });
   }
 
+  /** Where a row leads to: the page of this pair, or the command that makes it; `how` has its url and its command. */
+  function why(row, how) {
+    if (!how) return null;
+    return element("p", { className: "why" }, how.url
+      ? element("a", { href: `${how.url}?row=${row}`, text: "Why? Explain this pair" })
+      : element("span", {}, "Why: ", element("code", { text: `${how.command} --row ${row}` })));
+  }
+
   /* ---- numbers ----------------------------------------------------------------------------------------------- */
 
   const minus = (text) => text.replaceAll("-", "\u2212");
@@ -451,7 +459,7 @@ window.undertow = (() => {
     return all;
   }
 
-  return { data: read("undertow-data"), element, textOfData, number, minus, percent, draw, view, diff, sides, copies, table, rowsHere, runsTable, tag, caseTag, start };
+  return { data: read("undertow-data"), element, textOfData, number, minus, percent, draw, view, diff, sides, copies, table, why, rowsHere, runsTable, tag, caseTag, start };
 })();
 
 addEventListener("DOMContentLoaded", () => undertow.start());

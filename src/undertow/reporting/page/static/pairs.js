@@ -3,7 +3,7 @@
 // The table of all pairs: sorted, searched and paged by the server, over Parquet.
 
 (() => {
-  const { data, element, number, sides, table, caseTag, textOfData } = undertow;
+  const { data, element, number, sides, table, caseTag, textOfData, why } = undertow;
   const TEXTS = ["prompt", "chosen", "rejected"];
   const ALWAYS = ["case", "displaced"];
   const problem = document.getElementById("pairs-problem");
@@ -65,7 +65,7 @@
     const facts = Object.entries({ ...pair.by, ...numbers }).map(([name, given]) => element("div", {},
       element("dt", { text: name }),
       element("dd", { text: Array.isArray(given) ? given.map(value).join(", ") : value(given) })));
-    return element("div", { className: "pair" },
+    return element("div", { className: "pair" }, why(row[0], data.explains),
       texts.prompt === undefined ? null
         : element("div", { className: "prompt" }, element("h4", { text: "Prompt" }), scrolling(textOfData(texts.prompt), "Prompt")),
       texts.chosen === undefined ? null
