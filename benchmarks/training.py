@@ -58,6 +58,11 @@ def main() -> None:
         help="also time looks at a probe set of the size that `undertow train` takes by itself, before the first step "
         "and after the last, and tell their share of the time at this interval",
     )
+    parser.add_argument(
+        "--track-gradients",
+        action="store_true",
+        help="looks with the products of the pairs' gradients, of as many pairs as `undertow train` takes by itself",
+    )
     parser.add_argument("--only", choices=TRAINERS, help="train with this one, in this process")
     options = parser.parse_args()
     print(json.dumps(train(options) if options.only else compare(options), indent=2))
@@ -83,7 +88,8 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def in_its_own_process(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    given = [f"--{key.replace('_', '-')}={value}" for key, value in vars(options).items() if key != "only"]
+    values = {key: value for key, value in vars(options).items() if key not in ("only", "track_gradients")}
+    given = [f"--{key.replace('_', '-')}={value}" for key, value in values.items()]
     environment = {**os.environ, "TQDM_DISABLE": "1", **(MALLOC if options.malloc == "both" else {})}
     command = [sys.executable, __file__, *given, f"--only={name}"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
@@ -220,13 +226,22 @@ def time_steps(trainer: Any) -> tuple[list[float], list[float]]:
 
 def time_looks(trainer: Any, model: Any, pairs: list[Any], options: argparse.Namespace) -> list[float]:
     """Seconds of each look at the probe set, added while it trains."""
+    from undertow.training.phases import spread_evenly
     from undertow.training.settings import TrainSettings
     from undertow.training.tracking import callback
+    from undertow.training.tracking.gradients import FullProbe, GradientProbe
     from undertow.training.tracking.tracker import Tracker
 
-    count = TrainSettings(batch_size=options.batch_size, track_every=options.track_every).probe_pairs
+    settings = TrainSettings(
+        batch_size=options.batch_size, track_every=options.track_every, track_gradients=options.track_gradients
+    )
+    count = settings.probe_pairs
     if count > len(pairs):
         sys.exit(f"the probe set takes {count} pairs; there are {len(pairs)}: raise --steps.")
+    gradients = None
+    if options.track_gradients:
+        products = torch.bfloat16 if options.dtype == "bfloat16" else None
+        gradients = GradientProbe(trainer.loss, full=FullProbe(spread_evenly(settings.gradient_pairs, count), products))
     seconds: list[float] = []
     look = callback.look
 
@@ -238,13 +253,13 @@ def time_looks(trainer: Any, model: Any, pairs: list[Any], options: argparse.Nam
 
     callback.look = timed  # type: ignore[assignment]
     tracker = Tracker(pairs[:count], model.tokenizer)
-    trainer.add_callback(callback.DisplacementCallback(model, tracker, every=options.track_every))
+    trainer.add_callback(callback.DisplacementCallback(model, tracker, every=options.track_every, gradients=gradients))
     return seconds
 
 
 def share_of_looks(looks: list[float], step: float, options: argparse.Namespace) -> dict[str, float]:
     """What looking every so many steps takes of the whole time."""
-    look = statistics.median(looks)
+    look = looks[-1]  # the first one also finds out how gradients can be had
     return {
         "seconds_a_look": round(look, 3),
         "tracking_share": round(look / (look + options.track_every * step), 4),

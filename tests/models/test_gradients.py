@@ -11,9 +11,10 @@ from tiny import FAMILIES, VOCABULARY, tiny_model
 from undertow.models.gradients import Response, WholeGradients, check_pieces, response_gradients, trained_parameters
 
 
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "sequences"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_layers_give_the_gradients_that_autograd_gives(family: str) -> None:
-    model = tiny_model(family, dtype=torch.float64)
+def test_layers_give_the_gradients_that_autograd_gives(family: str, packed: bool) -> None:
+    model = tiny_model(family, dtype=torch.float64, packed=packed)
     model.hf.requires_grad_(True)
     parameters = trained_parameters(model.hf)
     draw = random.Random(0)

@@ -127,17 +127,20 @@ def test_columns_that_a_run_may_have_are_drawn_or_do_no_harm(copied: Path) -> No
     table = pq.read_table(copied / "tracking.parquet")
     shares = {f"case/{case}": 0.25 * (case in (2, 4)) + 0.5 * (case == 1) for case in range(5)}
     products = {"gradient/chosen": 7.0, "gradient/cross": 3.0, "gradient/rejected": 5.0, "gradient/condition": 0.5}
-    for name, value in (shares | products | {"other/thing": 1.0}).items():
+    over_all = {f"full_{name}": 1 - value for name, value in (shares | products).items()}
+    for name, value in (shares | products | over_all | {"other/thing": 1.0}).items():
         table = table.append_column(name, pa.array([value] * len(table)))
     pq.write_table(table, copied / "tracking.parquet")
     shown = by_name(read_run(copied))
-    assert {"cases", "gradients"} <= shown.keys()
+    assert {"cases", "gradients", "full-cases", "full-gradients"} <= shown.keys()
     for said in ("both down 25%", "chosen down, rejected up 25%", "chosen up, rejected down 50%"):
         assert said in shown["cases"].says
     assert "both up" not in shown["cases"].says
     last = [row["value"] for row in rows_drawn(shown["cases"].chart) if row.get("step") == 8]
     assert sum(last) == 1
     assert "of 50% of the probe pairs" in shown["gradients"].says
+    assert "of 50% of some of the probe pairs, by the gradients of all" in shown["full-gradients"].says
+    assert "both down 75%" in shown["full-cases"].says
     assert {row["value"] for row in rows_drawn(shown["gradients"].chart) if "value" in row} == {7.0, 3.0, 5.0}
 
 

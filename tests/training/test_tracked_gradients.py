@@ -17,8 +17,10 @@ from command import run, some_rows, write_jsonl
 from tiny import random_pairs, tiny_folder, tiny_model
 from undertow.data.tokens.packing import pack
 from undertow.models.forward import pair_states
+from undertow.models.gradients import Response, WholeGradients, response_gradients, trained_parameters
 from undertow.scoring.unembedding import response_logps, unembedding_row
-from undertow.training.tracking.gradients import GradientProbe, gradient_summary
+from undertow.training.settings import probed
+from undertow.training.tracking.gradients import FullProbe, GradientProbe, gradient_summary
 from undertow.training.tracking.look import look
 
 TOKENS = ut.TokenSettings(max_length=400)
@@ -53,11 +55,17 @@ def runs(tmp_path_factory: pytest.TempPathFactory, model: Path, prefs: Path) -> 
     return found
 
 
+FULL = [0, 3, 6, 9]
+"""The pairs whose gradients over all parameters are looked at: four, evenly among the twelve."""
+
+
 def expected_values(table: pa.Table) -> dict[str, float]:
     """The tracked values as an audit's table gives them, column by column."""
-    rows = table.to_pylist()
     found: dict[str, float] = {}
-    for prefix, kinds in (("", ["gg"]), ("free_", ["gg", "hh"])):
+    kinds_of = {"": ["gg"], "free_": ["gg", "hh"]}
+    kinds_of |= {"full_": ["full_gg"]} if "full_gg_chosen" in table.column_names else {}
+    for prefix, kinds in kinds_of.items():
+        rows = (table.take(FULL) if prefix == "full_" else table).to_pylist()
         for part in ("chosen", "cross", "rejected"):
             values = [sum(row[f"{kind}_{part}"] for kind in kinds) for row in rows]
             found[f"{prefix}gradient/{part}"] = sum(values) / len(rows)
@@ -74,7 +82,7 @@ def test_every_look_is_an_audit_with_the_runs_loss_and_reference(
     rows = pq.read_table(runs["with"] / "tracking.parquet").to_pylist()
     assert [row["step"] for row in rows] == [0, 2, 4]
     start, trained = (ut.load_model(str(folder), dtype="float32") for folder in (model, runs["with"] / "model"))
-    options: dict[str, Any] = {"level": "unembedding", "loss": ut.losses.IPO(0.3), "tokens": TOKENS}
+    options: dict[str, Any] = {"level": "gradient", "loss": ut.losses.IPO(0.3), "tokens": TOKENS}
     for row, table in (
         (rows[0], ut.audit(ut.read_pairs(prefs), start, **options)),
         (rows[-1], ut.audit(ut.read_pairs(prefs), trained, reference=start, **options)),
@@ -83,7 +91,7 @@ def test_every_look_is_an_audit_with_the_runs_loss_and_reference(
         assert {name for name in row if "gradient/" in name or "case/" in name} == expected.keys()
         for name, value in expected.items():
             assert row[name] == pytest.approx(value, rel=1e-5), name
-        for prefix in ("", "free_"):
+        for prefix in ("", "free_", "full_"):
             shares = [row[f"{prefix}case/{case}"] for case in range(5)]
             assert sum(shares) == pytest.approx(1)
             assert all(0 <= share <= 1 for share in shares)
@@ -129,6 +137,44 @@ def test_a_look_equals_the_scoring_of_each_pair_in_float64(loss: ut.losses.PairL
     assert got.keys() == expected.keys()
     for name, value in expected.items():
         assert got[name] == pytest.approx(value, rel=1e-8), name
+
+
+@pytest.mark.parametrize("attention", ["tree", "sequence"])
+def test_products_over_all_parameters_are_autograds(attention: str) -> None:
+    """Of some of the pairs, by the loss's weights against a reference; also one sequence at a time."""
+    model, pairs = tiny_model(dtype=torch.float64, packed=attention == "tree"), random_pairs(7)
+    assert model.attention == attention
+    model.hf.requires_grad_(True)
+    parameters = trained_parameters(model.hf)
+    some, reference = [1, 4], torch.full((7, 2), -30.0, dtype=torch.float64)
+    found = look(model, pairs, gradients=GradientProbe(ut.losses.IPO(0.1), reference, FullProbe(some))).gradients
+    products, rises = [], []
+    for number in some:
+        logps, flat = [], []
+        for tokens in (pairs[number].chosen, pairs[number].rejected):
+            sink = WholeGradients(parameters, 1)
+            response = Response(pairs[number].prompt, tokens)
+            logps.append(response_gradients(model, [response], parameters, sink, packed=False))
+            flat.append(torch.cat(list(sink.found[0].values())))
+        gram = torch.stack(flat) @ torch.stack(flat).T
+        products.append(gram)
+        ratio = (logps[0] + 30) - (logps[1] + 30)  # d_w = d_l = 2 (1/2τ − Δ)
+        rises.append(bool((2 * (5 - ratio) * (gram[0, 0] - gram[0, 1])) > 0))
+    mean = torch.stack(products).mean(0)
+    assert found["full_gradient/chosen"] == pytest.approx(mean[0, 0].item(), rel=1e-9)
+    assert found["full_gradient/cross"] == pytest.approx(mean[0, 1].item(), rel=1e-9)
+    assert found["full_gradient/rejected"] == pytest.approx(mean[1, 1].item(), rel=1e-9)
+    assert found["full_gradient/condition"] == sum(rises) / 2
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in parameters.values())
+
+
+def test_looking_stays_below_a_tenth_of_the_time() -> None:
+    """In steps on a pair, which cost three looks at it and about one look with its gradients."""
+    for trained in (100, 200, 800, 5000):
+        looks, full = probed(trained, True)
+        assert looks / 3 + 1.2 * full < 0.1 * trained, trained
+        assert probed(trained, False)[0] / 3 < 0.1 * trained
+    assert probed(4, True) == (8, 4)  # not too few to say anything, whatever the time
 
 
 def test_values_by_hand() -> None:

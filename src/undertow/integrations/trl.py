@@ -36,9 +36,11 @@ from undertow.maths.losses import DPO, PairLoss
 from undertow.models.checks import check_head
 from undertow.models.families import find_backbone, find_head
 from undertow.models.model import Model
+from undertow.training.phases import spread_evenly
+from undertow.training.settings import probed
 from undertow.training.sharding import refuse_sharded_weights
 from undertow.training.tracking import callback as tracking
-from undertow.training.tracking.gradients import GradientProbe
+from undertow.training.tracking.gradients import FullProbe, GradientProbe
 from undertow.training.tracking.look import evaluating, look
 from undertow.training.tracking.tracker import RECORD, Tracker, words_to_ids
 from undertow.version import __version__
@@ -83,7 +85,8 @@ class DisplacementCallback(tracking.DisplacementCallback):
         template: ``chat`` is the tokenizer's chat template, ``plain`` is none, ``auto`` is ``chat`` where there is one.
             TRL lays out prompts that are plain text without one: give ``plain`` for these.
         track_gradients: at every look also the exact inner products of the pairs' gradients in the unembedding matrix,
-            and the share of pairs of each case, by the run's loss and its reference model.
+            and the share of pairs of each case, by the run's loss and its reference model; and the same over all
+            trained parameters, of as many of the pairs as cost about a twentieth of the time.
         loss: the run's loss, one of ``undertow.losses``, for ``track_gradients``; None where it is TRL's plain DPO,
             whose ``beta`` is then read from the trainer's arguments.
 
@@ -148,7 +151,9 @@ class DisplacementCallback(tracking.DisplacementCallback):
         self.trainer = _calling_trainer()
         self.model = _as_it_stands(model, tokenizer)
         if self._track_gradients:
-            self.gradients = GradientProbe(self._loss or _loss_of(args))
+            trained = self.every * args.per_device_train_batch_size * args.gradient_accumulation_steps
+            numbers = spread_evenly(probed(trained, True)[1], len(self._pairs))
+            self.gradients = GradientProbe(self._loss or _loss_of(args), full=FullProbe(numbers))
         folder = self._folder if state.is_world_process_zero else None
         groups = words_to_ids(self._watch, tokenizer, self.model.vocabulary)
         self.tracker = Tracker(self._encode(tokenizer), tokenizer, folder, groups, displaced_by=self._displaced_by)

@@ -219,6 +219,7 @@ def gradient_gram(
     *,
     scales: Mapping[str, Tensor] | None = None,
     packed: bool = True,
+    products: torch.dtype | None = None,
 ) -> tuple[list[Tensor], Tensor]:
     """All inner products of the gradients of ``ln π(y|x)`` within groups of responses, exact, by parameter.
 
@@ -230,11 +231,12 @@ def gradient_gram(
         parameters: as :func:`~undertow.models.gradients.trained_parameters` finds them.
         scales: by parameter, in its shape: ``P`` of ``⟨g, P g'⟩``, the optimiser's geometry; None for the plain one.
         packed: by layers; else one response at a time by autograd, whole gradients of a group at once in memory.
+        products: bfloat16 for products in it, over the weights as they are (automatic mixed precision).
 
     Returns:
         For each group ``[parameters, k, k]``, float64; and the log-probabilities of all responses, in nats.
     """
     sink = Gram(model.hf, parameters, groups, scales)
     responses = [one for group in groups for one in group.responses]
-    logps = response_gradients(model, responses, parameters, sink, packed=packed)
+    logps = response_gradients(model, responses, parameters, sink, packed=packed, products=products)
     return sink.found, logps

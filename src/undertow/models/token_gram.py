@@ -82,7 +82,7 @@ def token_gram(
         advance: told how many tokens are done.
     """
     group = _group(pair)
-    if packed and group.total <= packed_rows:
+    if packed and model.attention == "tree" and group.total <= packed_rows:
         (found,), logps = gradient_gram(model, [group], parameters, scales=scales)
         return TokenGram(found.sum(0), in_float64(logps), pair.chosen_tokens)
     return _by_directions(model, pair, parameters, scales, advance)

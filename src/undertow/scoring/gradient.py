@@ -33,6 +33,7 @@ class FullProducts:
         parameters: those that count, by name.
         packed: by layers; else one response at a time by autograd, which :attr:`note` says the reason of.
         scales: by parameter, the optimiser's ``P``; None for plain products.
+        products: bfloat16 for products in it, over the weights as they are (automatic mixed precision).
     """
 
     model: Model
@@ -40,6 +41,7 @@ class FullProducts:
     packed: bool
     note: str | None = None
     scales: Mapping[str, Tensor] | None = None
+    products: torch.dtype | None = None
 
     @classmethod
     def of(
@@ -47,6 +49,7 @@ class FullProducts:
         model: Model,
         parameters: Mapping[str, nn.Parameter] | None = None,
         scales: Mapping[str, Tensor] | None = None,
+        products: torch.dtype | None = None,
     ) -> FullProducts:
         """For these parameters; all of the model's where none are given."""
         with torch.inference_mode(False):
@@ -54,7 +57,7 @@ class FullProducts:
                 model.hf.requires_grad_(True)
                 parameters = trained_parameters(model.hf)
             problem = check_products(model, parameters, drawn_tokens(model))
-        return cls(model, parameters, problem is None, problem, scales)
+        return cls(model, parameters, problem is None, problem, scales, products)
 
     def pairs(self, pairs: Sequence[TokenPair]) -> Iterator[tuple[Tensor, tuple[float, float]]]:
         """For each pair ``[parameters, 2, 2]``, chosen first, and both log-probabilities at these weights."""
@@ -66,6 +69,7 @@ class FullProducts:
                     self.parameters,
                     scales=self.scales,
                     packed=self.packed,
+                    products=self.products,
                 )
             for products, (chosen, rejected) in zip(found, logps.view(-1, 2).tolist(), strict=True):
                 yield products.cpu(), (chosen, rejected)

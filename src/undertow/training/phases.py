@@ -26,8 +26,9 @@ from undertow.training.guards.language import Guards
 from undertow.training.guards.pull import most_pulled
 from undertow.training.progress import ProgressCallback
 from undertow.training.settings import TrainSettings
+from undertow.training.sharding import sharded
 from undertow.training.tracking.callback import DisplacementCallback
-from undertow.training.tracking.gradients import GradientProbe
+from undertow.training.tracking.gradients import FullProbe, GradientProbe
 from undertow.training.tracking.tracker import Foretold, Tracker, words_to_ids
 from undertow.training.trainer import PairTrainer, PreferenceTrainer, SupervisedTrainer, complete_checkpoints
 
@@ -82,7 +83,10 @@ def fit_preferences(
         displaced_by=settings.displaced_by,
         writes=writes,
     )
-    gradients = GradientProbe(loss, dataset.reference_logps(probe)) if settings.track_gradients else None
+    gradients = None
+    if settings.track_gradients:
+        full = FullProbe(spread_evenly(settings.gradient_pairs, len(probe)), _products(settings, model))
+        gradients = GradientProbe(loss, dataset.reference_logps(probe), None if sharded() else full)
     tracking = DisplacementCallback(model, tracker, every=settings.track_every, gradients=gradients)
     guard = GuardCallback(
         Guards.parse(settings.guard),
@@ -228,7 +232,7 @@ def _arguments(settings: TrainSettings, out: Path, model: Model) -> TrainingArgu
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
         **{_CHECKPOINTING: settings.gradient_checkpointing},
-        bf16=choose_dtype(settings.dtype, model.device) == torch.bfloat16,  # products over float32 weights
+        bf16=_products(settings, model) is not None,
         logging_steps=settings.log_every,
         save_steps=settings.save_every,
         save_total_limit=settings.keep_checkpoints,
@@ -240,3 +244,8 @@ def _arguments(settings: TrainSettings, out: Path, model: Model) -> TrainingArgu
         logging_nan_inf_filter=False,
         disable_tqdm=True,
     )
+
+
+def _products(settings: TrainSettings, model: Model) -> torch.dtype | None:
+    """The type of the products in training, over float32 weights, where it is another one."""
+    return torch.bfloat16 if choose_dtype(settings.dtype, model.device) == torch.bfloat16 else None

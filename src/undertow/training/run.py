@@ -32,6 +32,7 @@ from undertow.runs.skipped import write_skipped
 from undertow.runs.targets import Target, check_targets, data_input, model_inputs
 from undertow.training.dataset import PairDataset
 from undertow.training.folder import MODEL, SFT, TrainFolder, trained_model
+from undertow.training.guards.language import Guards
 from undertow.training.phases import fit_preferences
 from undertow.training.processes import from_main_process
 from undertow.training.reference import Logps, reference_key, reference_logps
@@ -130,7 +131,7 @@ def check_training(model_name: str, out: Path, settings: TrainSettings) -> tuple
     Raises:
         InputError: the models, the options together with them, or the output folder cannot be used.
     """
-    check_sharding(adapter=bool(settings.lora_r))
+    check_sharding(adapter=bool(settings.lora_r), guarded=Guards.parse(settings.guard).names)
     if PartialState(cpu=settings.device == "cpu").is_main_process:
         TrainFolder(out).check_writable()
     source = find_model(model_name)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 from accelerate.utils import parse_flag_from_env
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from undertow.errors import OptionError
+from undertow.training.tracking.names import FULL
 
 
-def check_sharding(*, adapter: bool) -> None:
+def check_sharding(*, adapter: bool, guarded: Iterable[str] = ()) -> None:
     """Let ``undertow train`` have FSDP's second version; refuse the first, ZeRO-3, and an adapter under either.
+
+    Args:
+        adapter: whether one is trained.
+        guarded: the names of the tracked values that guards watch.
 
     Raises:
         OptionError: `accelerate launch` was told so.
@@ -24,6 +30,14 @@ def check_sharding(*, adapter: bool) -> None:
         raise OptionError("undertow train: of FSDP only version 2 is known here: accelerate launch --fsdp_version 2.")
     if adapter:
         raise OptionError("--lora-r: an adapter is merged into whole weights, which FSDP shards; train without FSDP.")
+    for name in guarded:
+        if name.startswith(FULL):
+            raise OptionError(f"--guard: {name} is not tracked where FSDP shards the weights; {name[len(FULL) :]} is.")
+
+
+def sharded() -> bool:
+    """Whether `accelerate launch` was told to shard the weights."""
+    return _fsdp() or _zero_3()
 
 
 def refuse_sharded_weights(who: str, *, fsdp: bool = False) -> None:
@@ -36,7 +50,7 @@ def refuse_sharded_weights(who: str, *, fsdp: bool = False) -> None:
     Raises:
         OptionError: it is asked for.
     """
-    if fsdp or _fsdp() or _zero_3():
+    if fsdp or sharded():
         raise OptionError(
             f"{who}: the weights are sharded (FSDP or DeepSpeed ZeRO-3), and it reads them whole; train without "
             "sharding (plain data parallelism, ZeRO-1 or ZeRO-2), or elsewhere, and look at the checkpoints with "

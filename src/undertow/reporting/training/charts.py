@@ -174,9 +174,11 @@ def shares(looks: Sequence[Row], names: Mapping[str, str], colours: Mapping[str,
     return chart
 
 
-def gradients(looks: Sequence[Row]) -> alt.TopLevelMixin:
-    """Mean inner products of the probe pairs' gradients: chosen and rejected with themselves, and with each other."""
-    names = {"gradient/chosen": "chosen", "gradient/cross": "chosen with rejected", "gradient/rejected": "rejected"}
+def gradients(looks: Sequence[Row], prefix: str = "") -> alt.TopLevelMixin:
+    """Mean inner products of the probe pairs' gradients: chosen and rejected with themselves, and with each other;
+    ``prefix``: of the columns' names."""
+    parts = {"chosen": "chosen", "cross": "chosen with rejected", "rejected": "rejected"}
+    names = {f"{prefix}gradient/{part}": shown for part, shown in parts.items()}
     rows = _long(looks, names)
     lines = _lines_of(
         alt.Chart(_data(rows)), names.values(), "mean inner product", dots=len(looks) <= DOTTED, form=",.4~g"

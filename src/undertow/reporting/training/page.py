@@ -233,14 +233,18 @@ def _tracked(run: Run, looks: Sequence[Mapping[str, Any]]) -> Iterator[Figure]:
     if watched:
         chart = charts.several(looks, watched, "probability gained")
         yield Figure("watched", "Watched groups of words", chart, _watched_says(run, watched))
-    named = {f"{CASE}{number}": shown for number, shown in CASE_LABELS.items()}
-    cases = {name: shown for name, shown in named.items() if any(row.get(name) for row in run.looks)}
-    if cases:
-        colours = {CASE_LABELS[number]: colour for number, colour in theme.CASE_COLOURS.items()}
-        chart = charts.shares(looks, cases, colours, "probe pairs")
-        yield Figure("cases", "What one step on a pair does to it", chart, _cases_says(run, cases))
-    if run.columns(GRADIENT):
-        yield Figure("gradients", "Inner products of the gradients", charts.gradients(looks), _gradients_says(run))
+    for prefix, where in (("", ""), ("full_", ", over all parameters")):
+        named = {f"{prefix}{CASE}{number}": shown for number, shown in CASE_LABELS.items()}
+        cases = {name: shown for name, shown in named.items() if any(row.get(name) for row in run.looks)}
+        if cases:
+            colours = {CASE_LABELS[number]: colour for number, colour in theme.CASE_COLOURS.items()}
+            chart = charts.shares(looks, cases, colours, "probe pairs")
+            says = _cases_says(run, cases, prefix)
+            yield Figure(f"{prefix}cases".replace("_", "-"), f"What one step on a pair does to it{where}", chart, says)
+        if run.columns(f"{prefix}{GRADIENT}"):
+            chart = charts.gradients(looks, prefix)
+            says = _gradients_says(run, prefix)
+            yield Figure(f"{prefix}gradients".replace("_", "-"), f"Inner products of the gradients{where}", chart, says)
 
 
 def gaining(run: Run) -> list[dict[str, Any]]:
@@ -340,19 +344,25 @@ def _watched_says(run: Run, names: Mapping[str, str]) -> str:
     return f"Probability that the words' first tokens gained where the responses part, at the end: {', '.join(parts)}."
 
 
-def _cases_says(run: Run, names: Mapping[str, str]) -> str:
+def _cases_says(run: Run, names: Mapping[str, str], prefix: str) -> str:
     last = run.looks[-1]
     shares = [f"{shown} {percent(last[name])}" for name, shown in names.items() if last[name]]
     said = ", ".join(shares)
-    return f"Predicted cases of the probe pairs, to first order and under the run's loss. At the end: {said}."
+    return f"Predicted cases of {_whose(prefix)}, to first order and under the run's loss. At the end: {said}."
 
 
-def _gradients_says(run: Run) -> str:
+def _whose(prefix: str) -> str:
+    """Of which pairs such a figure is."""
+    return "some of the probe pairs, by the gradients of all trained weights" if prefix else "the probe pairs"
+
+
+def _gradients_says(run: Run, prefix: str) -> str:
     last = run.looks[-1]
-    chosen, cross, rejected = (number(last.get(f"{GRADIENT}{part}")) for part in PRODUCT_PARTS)
+    chosen, cross, rejected = (number(last.get(f"{prefix}{GRADIENT}{part}")) for part in PRODUCT_PARTS)
+    rises = percent(last.get(f"{prefix}{GRADIENT}condition"))
     return (
         f"At the end: chosen with itself {chosen}, with rejected {cross}, rejected with itself {rejected}. One step on "
-        f"a pair alone raises the chosen response of {percent(last.get(f'{GRADIENT}condition'))} of the probe pairs."
+        f"a pair alone raises the chosen response of {rises} of {_whose(prefix)}."
     )
 
 

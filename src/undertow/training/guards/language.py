@@ -302,6 +302,11 @@ class Guards:
         """Guards from what was typed, in that order; none are none. Raises like :meth:`Guard.parse`."""
         return cls([GuardState(Guard.parse(text)) for text in texts])
 
+    @property
+    def names(self) -> list[str]:
+        """What they watch."""
+        return [name for state in self.states for condition in state.guard.conditions for name in condition.names]
+
     def check(self, tracked: Collection[str]) -> None:
         """Look whether all names of all guards are tracked; an :class:`OptionError` where not."""
         for state in self.states:

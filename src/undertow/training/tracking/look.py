@@ -16,6 +16,7 @@ from undertow.models.model import Model
 from undertow.scoring.columns import Row
 from undertow.scoring.unembedding import response_logps
 from undertow.training.tracking.gradients import GradientProbe, gradient_summary
+from undertow.training.tracking.names import FULL
 
 __all__ = ["Look", "evaluating", "look"]
 
@@ -55,7 +56,11 @@ def look(
                 products.append(gradients.row(len(products), states, model.head))
             logps.append(response_logps(states, model.head))
             rows.append(_where_they_part(states, model))
-    found = gradient_summary(products) if gradients is not None else {}
+    found: dict[str, float] = {}
+    if gradients is not None:
+        found = gradient_summary(products)
+        if full := gradients.full_rows(model, probe):
+            found |= gradient_summary(full, [FULL])
     unseen = [
         response_logps(states, model.head)
         for batch in pack(held_out, batch_tokens)

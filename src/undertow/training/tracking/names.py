@@ -6,7 +6,11 @@ from collections.abc import Iterable
 
 from undertow.scoring.columns import CASES, PRODUCT_PARTS
 
-__all__ = ["tracked_names"]
+__all__ = ["FREE", "FULL", "OWN", "tracked_names"]
+
+OWN, FREE, FULL = "", "free_", "full_"
+"""What the tracked values of gradients begin with: in the unembedding matrix; with the hidden embeddings too; over all
+trained parameters."""
 
 _ALWAYS = (
     "chosen_logp",
@@ -45,7 +49,7 @@ def tracked_names(
 
 GRADIENT_NAMES = tuple(
     f"{prefix}{name}"
-    for prefix in ("", "free_")
+    for prefix in (OWN, FREE, FULL)
     for name in (*(f"gradient/{part}" for part in PRODUCT_PARTS), "gradient/condition", *(f"case/{n}" for n in CASES))
 )
 """What is tracked with ``--track-gradients`` only."""
