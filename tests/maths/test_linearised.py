@@ -14,6 +14,7 @@ from undertow.maths.linearised import (
     contributions,
     linearised_run,
     own_parts,
+    pushes,
     random_signs,
 )
 
@@ -74,6 +75,42 @@ def test_a_linear_model_is_simulated_exactly(optimiser: str, clip: float, produc
     own = own_parts(Kernel(kernel).blocks(N), found.coefficients)
     each = contributions(kernel, found.coefficients).view(N, 2, N)
     torch.testing.assert_close(own, torch.stack([each[i, :, i] for i in range(N)]), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+@pytest.mark.parametrize("products", [Kernel.of, Features])
+def test_what_acts_may_be_another_function_than_what_is_read(products, optimiser: str) -> None:
+    """As where a loss weights tokens: rows that act stand last, and the pairs' rows before them are only read."""
+    draw = torch.Generator().manual_seed(3)
+    acting, read = (torch.randn(2 * N, P, generator=draw).double() for _ in range(2))
+    V = torch.rand(P, generator=draw).double() + 0.1
+    text = torch.randn(1, P, generator=draw).double()
+    rows = torch.cat([read, text, acting])
+    scaled = rows if optimiser == "sgd" else rows / V.sqrt().sqrt()
+    of = products if products is Features else lambda rows: Kernel(rows @ rows.T)
+    first = 2 * N + 1
+    (found,) = linearised_run(
+        of(scaled), steps(), weights, RunningScale(optimiser), N,
+        mean_square=0.7, norms=of(rows), clip=0.2, acting=first,
+    )  # fmt: skip
+    # The moved point, from what the rows that act came to.
+    theirs = by_hand(acting, V, optimiser, 0.2, 0.7)
+    torch.testing.assert_close(found.changes[first:], theirs, rtol=1e-9, atol=1e-9)
+    moved = scaled[first:].T @ found.coefficients
+    torch.testing.assert_close(found.linear, scaled @ moved, rtol=1e-9, atol=1e-9)
+    kernel = scaled @ scaled.T
+    each = contributions(kernel, found.coefficients, acting=first)
+    torch.testing.assert_close(each.sum(1), found.linear, rtol=1e-9, atol=1e-9)
+    blocks = of(scaled).blocks(N, 0, first)
+    own = own_parts(blocks, found.coefficients)
+    expected = torch.stack([each[2 * i : 2 * i + 2, i] for i in range(N)])
+    torch.testing.assert_close(own, expected, rtol=1e-9, atol=1e-9)
+    protected = torch.tensor([0, 6, 2 * N])
+    found_push = pushes(of(scaled), found.coefficients, protected, blocks=blocks, acting=first)
+    without_own = each[protected].clone()
+    without_own[0, 0] = without_own[1, 3] = 0
+    torch.testing.assert_close(found_push, without_own.mean(0), rtol=1e-9, atol=1e-9)
+    assert found.length == pytest.approx(float(moved @ moved), rel=1e-9)
 
 
 def test_a_sketch_keeps_inner_products_within_its_error() -> None:

@@ -118,7 +118,7 @@ def test_logps_refuse_what_would_broadcast() -> None:
         Logps(a, a, ref_chosen=a[:, None], ref_rejected=a)
     with pytest.raises(ValueError, match="rejected must have the shape of chosen"):
         Logps(a, a[:1])
-    with pytest.raises(ValueError, match="rejected_tokens must be at least 1 token, got 0"):
+    with pytest.raises(ValueError, match="rejected_tokens must be above 0 tokens, got 0"):
         Logps(a, a, chosen_tokens=torch.tensor([1, 1]), rejected_tokens=torch.tensor([3, 0]))
     with pytest.raises(ValueError, match=r"chosen_tokens must hold whole numbers, got torch\.bool"):
         Logps(a, a, chosen_tokens=torch.tensor([True, True]))

@@ -53,6 +53,16 @@ Calibrated = Annotated[
         rich_help_panel=LOSS,
     ),
 ]
+TokenWeights = Annotated[
+    str | None,
+    typer.Option(
+        "--token-weights",
+        help="What response tokens count in the loss: shared (those that both responses begin or end with: not), "
+        "entangled (the less, the more a token's gradient agrees with one of the other response), or a FILE.",
+        rich_help_panel=LOSS,
+        metavar="shared|entangled|FILE",
+    ),
+]
 Ref = Annotated[
     str | None,
     typer.Option("--ref", help="Reference model; the audited model when not given.", rich_help_panel=LOSS),

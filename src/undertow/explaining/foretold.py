@@ -16,6 +16,7 @@ from torch import Tensor
 from undertow.data.tokens.encoder import TokenPair
 from undertow.data.tokens.packing import pack
 from undertow.data.tokens.pieces import text_of
+from undertow.errors import OptionError
 from undertow.explaining.explanation import Foretold, Influence
 from undertow.explaining.measuring import OwnStep
 from undertow.forecasting.folder import LOOK, read_tensors
@@ -175,6 +176,11 @@ def course(folder: Path, watch: Watcher) -> Iterator[Course]:
         InputError: no finished forecast stands there, or its data or model are no longer what they were.
     """
     stored = read_stored(folder)
+    if stored.study.weighted is not None:
+        raise OptionError(
+            f"undertow explain: the run that {folder} foretells weights tokens (--token-weights), which explain does "
+            "not know yet. Give it the data and --model: then it explains what the pair's own step does."
+        )
     with reopened(folder, watch=watch) as run, run.engine() as engine:
         plain = run.settings.train.optimiser == "sgd"
         yield Course(

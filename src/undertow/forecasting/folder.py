@@ -9,6 +9,7 @@ DIR/forecast/look.safetensors        log-probabilities at the simulated end
 DIR/forecast.parquet                 one row a pair
 DIR/held-out-forecast.parquet        with --held-out: one row a pair of that file
 DIR/texts-forecast.parquet           with --texts: one row a text
+DIR/token-weights.parquet            with --token-weights: what each response token counts
 DIR/forecast.json                    written last: only with it the forecast is finished
 """
 
@@ -28,7 +29,7 @@ from torch import Tensor
 
 from undertow.files import output_errors, without_nonfinite, write_atomically, write_json
 from undertow.runs.folder import RunFolder
-from undertow.runs.names import FORECAST, HELD_OUT_FORECAST, PAIR_FORECAST, SUMMARIES, TEXTS_FORECAST
+from undertow.runs.names import FORECAST, HELD_OUT_FORECAST, PAIR_FORECAST, SUMMARIES, TEXTS_FORECAST, TOKEN_WEIGHTS
 
 __all__ = ["ENTANGLEMENT", "FEATURES", "LOOK", "SCALING", "ForecastFolder", "read_tensors"]
 
@@ -78,7 +79,7 @@ class ForecastFolder(RunFolder):
 
     def _clear(self) -> None:
         with output_errors(self.out):
-            for name in (self.summary_name, PAIR_FORECAST, HELD_OUT_FORECAST, TEXTS_FORECAST):
+            for name in (self.summary_name, PAIR_FORECAST, HELD_OUT_FORECAST, TEXTS_FORECAST, TOKEN_WEIGHTS):
                 (self.out / name).unlink(missing_ok=True)
         super()._clear()
 

@@ -64,11 +64,12 @@ from undertow.runs.targets import Target, check_targets, data_input, file_input
 from undertow.runs.versions import made_with
 from undertow.scoring.columns import COLUMNS, Row, numbers_of, table_of
 from undertow.scoring.gradient import FullProducts, full_row
+from undertow.scoring.token_weights import token_weights, write_weights
 from undertow.training.forward import turn_off_dropout
 from undertow.training.order import Step, training_steps
 from undertow.training.phases import trainable
 from undertow.training.reference import reference_key, reference_logps
-from undertow.training.run import load_for_training
+from undertow.training.run import load_for_training, weights_identity
 from undertow.training.settings import TrainSettings
 
 __all__ = ["forecast", "forecast_to_folder"]
@@ -294,6 +295,7 @@ class _Run:
             **{f"option {name}": own[name] for name in own if name not in ("held_out", "texts")},
             **{f"option {name}": record[name] for name in _BEARS},
             **({"products over all parameters": self.settings.geometry} if self.settings.own_products else {}),
+            **weights_identity(self.train),
         }
 
     def forecast(self) -> dict[str, Any]:
@@ -311,7 +313,8 @@ class _Run:
         )
         with self.engine() as engine:
             logps, reference, norms = self._starts(pairs, table)
-            study, scales = self._study(engine, pairs, kept, sample, steps, logps, reference, norms)
+            acting = self._acting_starts(logps, reference)
+            study, scales = self._study(engine, pairs, kept, sample, steps, (logps, reference), acting, norms)
             found = self.simulate(study, kept)
             looked, size = None, 1.0
             if self.settings.look:
@@ -320,7 +323,7 @@ class _Run:
             groups = [text.group for text in self.texts]
             outcome = outcome_of(study, found, protect=self.settings.protect, groups=groups)
             full = self._full(engine, pairs, scales, reference) if self.settings.own_products else None
-            outside = self._outside(engine, study, found, outcome, pairs, kept, scales, logps)
+            outside = self._outside(engine, study, found, outcome, pairs, kept, scales, acting[0])
         rows = np.array([pair.row for pair in pairs], dtype=np.int64)
         self._keep(study, kept)
         forecasts = pair_table(rows, [p.pair_id for p in pairs], study, found, outcome, outside_push=outside)
@@ -349,6 +352,23 @@ class _Run:
     def pairs(self) -> list[TokenPair]:
         """All pairs of the data."""
         return list(self.audited.ready.spool.read(0, self.audited.ready.spool.pairs))
+
+    def acting(self) -> list[TokenPair]:
+        """The same as the loss pulls on them: with the weights of their tokens, where it has some."""
+        spool, by = self.audited.ready.spool, self.train.loss.token_weights
+        if by and spool.weights is None:
+            spool.weights = token_weights(spool, by, self.model, self.watch)
+            write_weights(self.folder.out, spool, spool.weights)
+        return list(spool.read(0, spool.pairs, weighted=True))
+
+    def _acting_starts(self, logps: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+        """Their log-probabilities at the start and under the reference, ``[N, 2]``."""
+        if not self.train.loss.token_weights:
+            return logps, reference
+        acting = self.acting()
+        self.watch.phase("weighted log-probabilities", pairs=len(acting), tokens=sum(pair.total for pair in acting))
+        found = paired_logps(self.model, acting, batch_tokens=self.settings.batch_tokens, watch=self.watch)
+        return found, self._reference_logps(weighted=True) if self.train.ref else found
 
     def _products(self) -> torch.dtype | None:
         kind = choose_dtype(self.train.dtype, self.model.device)
@@ -454,7 +474,11 @@ class _Run:
             raise OptionError("--calibrated: it needs gradient norms; give --level unembedding.")
         if not self.train.ref:
             return logps, logps, norms
-        reference = self.audited.reference
+        return logps, self._reference_logps(), norms
+
+    def _reference_logps(self, *, weighted: bool = False) -> Tensor:
+        """Of all pairs under ``--ref``, ``[N, 2]``."""
+        reference, spool = self.audited.reference, self.audited.ready.spool
         assert reference is not None
         key = reference_key(
             self.audited.ready.fingerprint,
@@ -463,9 +487,9 @@ class _Run:
             reference.dtype,
         )
         found = reference_logps(
-            self.audited.ready.spool, reference, self.folder.folder, key, batch_tokens=4096, watch=self.watch
+            spool, reference, self.folder.folder, key, batch_tokens=4096, watch=self.watch, weighted=weighted
         )
-        return logps, torch.from_numpy(found), norms
+        return torch.from_numpy(found)
 
     def _study(
         self,
@@ -474,24 +498,31 @@ class _Run:
         kept: NDArray[np.int64],
         sample: NDArray[np.int64],
         steps: Sequence[Step],
-        logps: Tensor,
-        reference: Tensor,
+        whole: tuple[Tensor, Tensor],
+        acting: tuple[Tensor, Tensor],
         norms: Tensor | None,
     ) -> tuple[Study, dict[str, Tensor]]:
+        """The features of a run, and the optimiser's scaling.
+
+        ``whole``: log-probabilities of all pairs at the start and under the reference, ``[N, 2]``; ``acting``: the same
+        of what the loss pulls on.
+        """
+        (logps, reference), (acting_logps, acting_reference), moving = whole, acting, self.acting()
         some = covering(steps, kept, np.union1d(sample, self._acting(kept, sample)), seed=self.train.seed)
         at_kept = torch.from_numpy(kept)
-        training_set = [pairs[int(number)] for number in kept]
+        training_set = [moving[int(number)] for number in kept]
         batches = minibatches(
             some,
             training_set,
             self.train.loss.make(),
-            logps[at_kept],
-            reference[at_kept],
+            acting_logps[at_kept],
+            acting_reference[at_kept],
             None if norms is None else norms[at_kept],
         )
         counts = [training_set[int(position)].total for step in some for position in step.pairs]
         rows = [pairs[int(number)] for number in sample] + list(self.held)
-        responses = self._responses(pairs, sample)
+        weighted = [moving[int(number)] for number in sample] if self.train.loss.token_weights else []
+        responses = self._responses(pairs, sample) + _weighted_responses(weighted)
         # Moves go along pairs without features too: their tokens' rows want a scaling as well.
         scaled = self._responses(pairs, np.arange(len(pairs)))
         started = time.monotonic()
@@ -529,7 +560,10 @@ class _Run:
         if self.train.ref and self.held:
             assert self.audited.reference is not None
             held_reference = paired_logps(self.audited.reference, self.held, batch_tokens=self.settings.batch_tokens)
+        if weighted:
+            more[-2 * len(sample) :] = acting_logps[at].flatten()
         lengths = [[float(pair.chosen_tokens), float(pair.rejected_tokens)] for pair in rows]
+        counted = torch.tensor([pair.counted_tokens for pair in weighted], dtype=torch.float64)
         return (
             Study(
                 pairs=len(pairs),
@@ -543,6 +577,7 @@ class _Run:
                 held_out=len(self.held),
                 mean_square=mean_square,
                 sketch=self.settings.sketch,
+                weighted=(acting_reference[at], counted) if weighted else None,
             ),
             scales,
         )
@@ -622,12 +657,13 @@ class _Run:
     ) -> tuple[list[TokenPair], Tensor]:
         """The pairs that a look moves along, those of the sample first, and what each of their responses weighs in the
         move, ``[pairs, 2]``."""
-        some = [pairs[int(number)] for number in study.sample]
+        moving = self.acting() if self.train.loss.token_weights else pairs
+        some = [moving[int(number)] for number in study.sample]
         w = found.coefficients.view(-1, 2)
         others, acting = np.setdiff1d(kept, study.sample), self._acting(kept, study.sample)
         if len(others):
             w = torch.cat([w, typical(found, study, acting) * (len(others) / len(acting))])
-            some += [pairs[int(number)] for number in acting]
+            some += [moving[int(number)] for number in acting]
         return some, w
 
     def looked(
@@ -661,23 +697,35 @@ class _Run:
             length = found.length if self.settings.order == "unknown" else length
         else:
             step = step_along(engine, some, w, scales, self.watch)
-            linear = study.products.read(study.products.move(torch.arange(w.numel()), w.flatten()))
+            linear = study.products.read(study.products.move(study.acting + torch.arange(w.numel()), w.flatten()))
             length = found.length
+        n = len(study.sample)
+        whole = [pairs[int(number)] for number in study.sample]
         for size in _LOOK_SIZES:
-            after = self._read_at(engine, some[: len(study.sample)], step, size)
+            after = self._read_at(engine, whole, some[:n] if study.weighted is not None else [], step, size)
             told = _nearly_linear(after - study.logps, size * linear)
             if told:
                 break
         return {"logps": after, "linear": linear}, {"size": size, "length": length, "told": float(told)}
 
-    def _read_at(self, engine: Engine, some: Sequence[TokenPair], step: Mapping[str, Tensor], size: float) -> Tensor:
-        """The real log-probabilities of all rows at a point along a step, ``[R]``."""
+    def _read_at(
+        self,
+        engine: Engine,
+        some: Sequence[TokenPair],
+        weighted: Sequence[TokenPair],
+        step: Mapping[str, Tensor],
+        size: float,
+    ) -> Tensor:
+        """The real log-probabilities of all rows at a point along a step, ``[R]``: of the pairs of the sample, of the
+        held-out ones and of the texts, then of the sample as the loss weights its tokens."""
         watched = [*some, *self.held]
         self.watch.phase("look: what is there", pairs=len(watched), tokens=sum(pair.total for pair in watched))
         with moved(engine.parameters, step, size):
             after = paired_logps(engine.model, watched, batch_tokens=engine.batch_tokens, watch=self.watch).flatten()
             others = [Response(text.prompt, text.chosen) for text in self.text_tokens]
-            return torch.cat([after, response_logps(engine.model, others, batch_tokens=engine.batch_tokens)])
+            texts = response_logps(engine.model, others, batch_tokens=engine.batch_tokens)
+            acting = paired_logps(engine.model, weighted, batch_tokens=engine.batch_tokens).flatten()
+            return torch.cat([after, texts, acting])
 
     def _outside(
         self,
@@ -691,9 +739,9 @@ class _Run:
         starts: Tensor,
     ) -> NDArray[np.float64] | None:
         """The push of pairs without features: a forward pass at ``θ₀ + ε P m``, ``m`` the protected responses' mean
-        gradient, less the log-probabilities at the start (``[N, 2]``), and the step weights of the pairs of the sample
-        that are trained about when they are. A pass at ``θ₀ − ε P m`` would take away what curvature adds, which at
-        these changes of a fifth of a nat is far below the error of the step weights."""
+        gradient, less the log-probabilities at the start (``[N, 2]``, of what the loss pulls on), and the step weights
+        of the pairs of the sample that are trained about when they are. A pass at ``θ₀ − ε P m`` would take away what
+        curvature adds, which at these changes of a fifth of a nat is far below the error of the step weights."""
         if study.complete:
             return None
         n = len(study.sample)
@@ -705,7 +753,8 @@ class _Run:
         step = step_along(engine, watched, weights.view(-1, 2), scales, self.watch)
         expected = study.products.read(study.products.move(outcome.protected_rows, weights[outcome.protected_rows]))
         size = 0.2 / max(float(expected[: 2 * n].abs().median()), 1e-30)
-        some = [pairs[int(number)] for number in numbers]
+        acting = self.acting()
+        some = [acting[int(number)] for number in numbers]
         self.watch.phase("push: all other pairs", pairs=len(some), tokens=sum(pair.total for pair in some))
         with moved(engine.parameters, step, size):
             after = paired_logps(engine.model, some, batch_tokens=engine.batch_tokens, watch=self.watch)
@@ -726,6 +775,8 @@ class _Run:
         }
         if study.grad_norms is not None:
             tensors["grad_norms"] = study.grad_norms
+        if study.weighted is not None:
+            tensors["acting_reference"], tensors["acting_tokens"] = study.weighted
         if study.curvature is not None:
             tensors["curvature"] = study.curvature.nats
         if not isinstance(study.products, Features):
@@ -779,7 +830,7 @@ class _Run:
         if self.held:
             summary["held_out"] = held_out_record(study, found, self.train.seed)
         if groups:
-            summary["texts"] = group_means(found.changes[study.paired_rows :], groups)
+            summary["texts"] = group_means(found.changes[study.text_rows], groups)
         return summary
 
     def _cost(self) -> dict[str, Any]:
@@ -793,6 +844,16 @@ class _Run:
             "training_run_seconds": round(run, 3),
             "training_runs": round(total / run, 3) if whole and run else None,
         }
+
+
+def _weighted_responses(pairs: Sequence[TokenPair]) -> list[Response]:
+    """Both responses of pairs with the weights of their tokens."""
+    found = []
+    for pair in pairs:
+        n = pair.chosen_tokens
+        found.append(Response(pair.prompt, pair.chosen, pair.weights[:n]))
+        found.append(Response(pair.prompt, pair.rejected, pair.weights[n:]))
+    return found
 
 
 def _nearly_linear(changes: Tensor, linear: Tensor) -> bool:

@@ -53,7 +53,8 @@ def live_data(folder: str | Path) -> dict[str, Any] | None:
 def live_of(stored: Stored, folder: str | Path) -> dict[str, Any] | None:
     """The numbers for the page, as JSON values; None where it cannot simulate the forecast's own run.
 
-    That is where there are too many pairs, the loss is none of :data:`LOSSES` or calibrated, or a number is not finite.
+    That is where there are too many pairs, the loss is none of :data:`LOSSES`, calibrated or of weighted tokens, or a
+    number is not finite.
 
     Args:
         stored: the forecast.
@@ -61,7 +62,8 @@ def live_of(stored: Stored, folder: str | Path) -> dict[str, Any] | None:
     """
     study, (settings, kept) = stored.study, planned(stored, folder, {}, [])
     train, paired = settings.train, study.paired_rows
-    if max(len(study.sample), study.held_out) > MOST_PAIRS or train.loss.name not in LOSSES or train.loss.calibrated:
+    plain = train.loss.name in LOSSES and not train.loss.calibrated and not train.loss.token_weights
+    if max(len(study.sample), study.held_out) > MOST_PAIRS or not plain:
         return None
     matrix, norms = _matrix(study.products), _matrix(study.norms)
     curvature = study.curvature

@@ -15,7 +15,7 @@ from undertow.forecasting.moments import add_gradient
 from undertow.models.gradients import Response, as_pairs
 from undertow.models.model import Model
 from undertow.runs.progress import Watcher
-from undertow.training.forward import pair_logps
+from undertow.training.forward import batch_logps
 
 __all__ = ["moved", "paired_logps", "response_logps", "step_along"]
 
@@ -23,11 +23,12 @@ __all__ = ["moved", "paired_logps", "response_logps", "step_along"]
 def paired_logps(
     model: Model, pairs: Iterable[TokenPair], *, batch_tokens: int, watch: Watcher | None = None
 ) -> Tensor:
-    """``ln π(y|x)`` of both responses of pairs, ``[pairs, 2]``, float64, in nats; each prompt is run once."""
+    """``ln π(y|x)`` of both responses of pairs, by the weights of their tokens, ``[pairs, 2]``, float64, in nats; each
+    prompt is run once."""
     found = [torch.zeros(0, 2, dtype=torch.float64)]
     with torch.no_grad():
         for batch in pack(pairs, batch_tokens):
-            sums = pair_logps(model, batch.input_ids.to(model.device), batch.position_ids.to(model.device), batch.trees)
+            sums = batch_logps(model, batch)
             found.append(torch.stack([sums["chosen"], sums["rejected"]], dim=1).double().cpu())
             if watch is not None:
                 watch.advance(pairs=len(batch.pairs), tokens=sum(pair.total for pair in batch.pairs))

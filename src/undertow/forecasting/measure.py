@@ -115,8 +115,8 @@ def minibatches(
             rejected=logps[at, 1],
             ref_chosen=reference[at, 0],
             ref_rejected=reference[at, 1],
-            chosen_tokens=torch.tensor([float(pair.chosen_tokens) for pair in pairs], dtype=torch.float64),
-            rejected_tokens=torch.tensor([float(pair.rejected_tokens) for pair in pairs], dtype=torch.float64),
+            chosen_tokens=torch.tensor([pair.counted_tokens[0] for pair in pairs], dtype=torch.float64),
+            rejected_tokens=torch.tensor([pair.counted_tokens[1] for pair in pairs], dtype=torch.float64),
             **norms,
         )
         d_w, d_l = loss.at_step(0).weights(found)

@@ -15,7 +15,7 @@ from undertow.data.tokens.encoder import TokenPair
 from undertow.data.tokens.packing import pack
 from undertow.models.model import Model
 from undertow.runs.progress import Watcher
-from undertow.training.forward import pair_logps
+from undertow.training.forward import batch_logps
 
 __all__ = [
     "EPSILON",
@@ -72,7 +72,8 @@ def add_gradient(
     products: torch.dtype | None = None,
     watch: Watcher | None = None,
 ) -> None:
-    """Add ``Σ coefficient · ∇ ln π(y|x)`` over both responses of pairs to the parameters' gradients.
+    """Add ``Σ coefficient · ∇ ln π(y|x)`` over both responses of pairs to the parameters' gradients, by the weights of
+    their tokens.
 
     Args:
         model: its parameters that ask for gradients get them.
@@ -89,9 +90,7 @@ def add_gradient(
         if bool(some.any()):
             mixed = torch.autocast(model.device.type, products) if products else contextlib.nullcontext()
             with torch.enable_grad(), mixed:
-                found = pair_logps(
-                    model, batch.input_ids.to(model.device), batch.position_ids.to(model.device), batch.trees
-                )
+                found = batch_logps(model, batch)
             logps = torch.stack([found["chosen"], found["rejected"]], dim=1)
             torch.autograd.backward((some.to(logps) * logps).sum())
         if watch is not None:

@@ -158,7 +158,10 @@ def _weighed(study: Study, found: Simulation, objective: str) -> Tensor:
         weights = torch.exp(-0.5 * (changes / scale).square())
     else:
         weights = torch.ones_like(changes)
-    return pushes(study.products, found.coefficients, rows, blocks=study.products.blocks(n), weights=weights, own=True)
+    blocks = study.products.blocks(n, 0, study.acting)
+    return pushes(
+        study.products, found.coefficients, rows, blocks=blocks, weights=weights, own=True, acting=study.acting
+    )
 
 
 def _lowest(stored: Stored, column: str, kept: NDArray[np.int64], count: int) -> list[int]:

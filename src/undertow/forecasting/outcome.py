@@ -70,14 +70,14 @@ def outcome_of(study: Study, found: Simulation, *, protect: Protect, groups: Seq
         groups: of the texts, one name each.
     """
     n = len(study.sample)
-    blocks = study.products.blocks(n)
+    blocks = study.products.blocks(n, 0, study.acting)
     changes, linear = found.changes[: 2 * n].view(n, 2), found.linear[: 2 * n].view(n, 2)
     own = own_parts(blocks, found.coefficients)[:, 0]
     rows, named = _protected(study, found, protect)
     by_group = {}
     for group in dict.fromkeys(groups):
         members = study.paired_rows + torch.tensor([at for at, name in enumerate(groups) if name == group])
-        by_group[group] = pushes(study.products, found.coefficients, members, blocks=blocks)
+        by_group[group] = pushes(study.products, found.coefficients, members, blocks=blocks, acting=study.acting)
     return Outcome(
         chosen=changes[:, 0],
         rejected=changes[:, 1],
@@ -85,7 +85,7 @@ def outcome_of(study: Study, found: Simulation, *, protect: Protect, groups: Seq
         own=own,
         others=linear[:, 0] - own,
         curvature=changes[:, 0] - linear[:, 0],
-        push=pushes(study.products, found.coefficients, rows, blocks=blocks),
+        push=pushes(study.products, found.coefficients, rows, blocks=blocks, acting=study.acting),
         group_pushes=by_group,
         protected=named,
         protected_rows=rows,
@@ -167,7 +167,7 @@ def held_out_table(rows: Sequence[int], pair_ids: Sequence[str], study: Study, f
 def text_table(texts: Mapping[str, Sequence[Any]], study: Study, found: Simulation) -> pa.Table:
     """``texts-forecast.parquet``: ``row``, ``group``, ``prompt``, ``response`` as given, then ``logp`` at the start and
     ``forecast``, the change, in nats."""
-    part = slice(study.paired_rows, None)
+    part = study.text_rows
     numbers = {"logp": study.logps[part].numpy(), "forecast": found.changes[part].numpy()}
     return pa.table({name: pa.array(list(values)) for name, values in texts.items()} | numbers)
 

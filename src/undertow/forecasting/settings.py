@@ -106,7 +106,7 @@ class ForecastSettings:
         train = self.train
         return AuditSettings(
             level="unembedding" if self.own_products else self.level,
-            loss=train.loss,
+            loss=train.loss.unweighted,  # an audit is of whole responses
             ref=train.ref,
             pull=self.pull,
             data=train.data,

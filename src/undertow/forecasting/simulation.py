@@ -50,7 +50,8 @@ class Study:
     Attributes:
         pairs: ``N``, pairs of the data.
         sample: ``[n]``, the numbers of those with features, ascending.
-        products: entanglement of all rows: ``2n`` of the sample, ``2h`` of held-out pairs, then the texts.
+        products: entanglement of all rows: ``2n`` of the sample, ``2h`` of held-out pairs, then the texts; where the
+            loss weights tokens, then ``2n`` of the sample's weighted log-probabilities.
         norms: the same of plain gradients.
         logps: ``[R]``, log-probabilities at the start, in nats.
         reference: ``[n + h, 2]``, those of the reference.
@@ -60,6 +61,8 @@ class Study:
         mean_square: of ``κ²‖g‖²`` over the minibatches that the optimiser's scaling was measured with.
         curvature: what a look has told, where one was taken.
         sketch: numbers that stand for a gradient; 0 where products are exact.
+        weighted: where the loss weights tokens, ``[n, 2]`` weighted log-probabilities under the reference, and
+            ``[n, 2]`` sums of weights, in the place of lengths.
     """
 
     pairs: int
@@ -74,6 +77,17 @@ class Study:
     mean_square: float
     curvature: Curvature | None = None
     sketch: int = 0
+    weighted: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def acting(self) -> int:
+        """The first of the rows that the loss is of and training moves along."""
+        return len(self.logps) - 2 * len(self.sample) if self.weighted is not None else 0
+
+    @property
+    def text_rows(self) -> slice:
+        """Those of the texts."""
+        return slice(self.paired_rows, self.acting or None)
 
     @property
     def paired_rows(self) -> int:
@@ -101,7 +115,8 @@ class Study:
         if self.curvature is None:
             return self
         nats, n = self.curvature.nats.clone(), 2 * len(self.sample)
-        for kind in (nats[:n], nats[n : self.paired_rows]):
+        acting = nats[self.acting :] if self.weighted is not None else nats[:0]
+        for kind in (nats[:n], nats[n : self.paired_rows], acting):
             for side in (kind[0::2], kind[1::2]):
                 if len(side):
                     side += side.median()
@@ -109,8 +124,18 @@ class Study:
         return self.with_curvature(replace(self.curvature, nats=nats))
 
     def batch(self, pairs: Tensor, changes: Tensor) -> Logps:
-        """What a loss looks at: pairs of the sample (or held out), their responses changed by ``[k, 2]`` nats."""
+        """Whole responses: pairs of the sample (or held out), changed by ``[k, 2]`` nats."""
         start = self.logps[: self.paired_rows].view(-1, 2)[pairs] + changes
+        return self._logps(pairs, start, self.reference, self.tokens)
+
+    def loss_batch(self, pairs: Tensor, changes: Tensor) -> Logps:
+        """What the loss looks at, of pairs of the sample: the same, unless it weights tokens."""
+        if self.weighted is None:
+            return self.batch(pairs, changes)
+        start = self.logps[self.acting :].view(-1, 2)[pairs] + changes
+        return self._logps(pairs, start, *self.weighted)
+
+    def _logps(self, pairs: Tensor, start: Tensor, reference: Tensor, tokens: Tensor) -> Logps:
         more = {}
         if self.grad_norms is not None:
             more = {
@@ -120,10 +145,10 @@ class Study:
         return Logps(
             chosen=start[:, 0],
             rejected=start[:, 1],
-            ref_chosen=self.reference[pairs, 0],
-            ref_rejected=self.reference[pairs, 1],
-            chosen_tokens=self.tokens[pairs, 0],
-            rejected_tokens=self.tokens[pairs, 1],
+            ref_chosen=reference[pairs, 0],
+            ref_rejected=reference[pairs, 1],
+            chosen_tokens=tokens[pairs, 0],
+            rejected_tokens=tokens[pairs, 1],
             **more,
         )
 
@@ -250,7 +275,7 @@ def simulate_order(
     losses: list[float] = []
 
     def weights(step: int, pairs: Tensor, changes: Tensor) -> tuple[Tensor, Tensor]:
-        logps, now = study.batch(pairs, changes), loss.at_step(step)
+        logps, now = study.loss_batch(pairs, changes), loss.at_step(step)
         losses.append(float((plan[step].shares * _values(now, logps)).sum()))
         return now.weights(logps)
 
@@ -269,6 +294,7 @@ def simulate_order(
         clip=settings.max_grad_norm,
         curvature=study.curvature,
         watch=watched.__contains__,
+        acting=study.acting,
     ):
         since = losses[curve[-1].step if curve else 0 : stand.step]
         below = _below(study, squares, stand)
@@ -370,8 +396,11 @@ def _point(
     n = len(study.sample)
     changes, lower = (values[: study.paired_rows].view(-1, 2) for values in (stand.changes, below))
     means = _means(study, loss, told, changes, lower)
+    if study.weighted is not None:
+        acting = stand.changes[study.acting :].view(-1, 2)[told]
+        means["loss"] = float(_values(loss, study.loss_batch(told, acting)).mean())
     held = _means(study, loss, torch.arange(n, n + study.held_out), changes, lower) if study.held_out else {}
-    return CurvePoint(stand.step, batch_loss, **means, held_out=held, texts=stand.changes[study.paired_rows :].clone())
+    return CurvePoint(stand.step, batch_loss, **means, held_out=held, texts=stand.changes[study.text_rows].clone())
 
 
 def _means(study: Study, loss: PairLoss, pairs: Tensor, changes: Tensor, lower: Tensor) -> dict[str, Any]:

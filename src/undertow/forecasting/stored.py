@@ -142,12 +142,14 @@ def _study(
     paired = n + held_out
     if int(numbers["pairs"]) != pairs:
         raise ValueError(f"it is of {int(numbers['pairs']):,} pairs, the scores of {pairs:,}")
-    rows = 2 * paired + texts
+    acting = 2 * n if "acting_reference" in tensors else 0
+    rows = 2 * paired + texts + acting
     shapes = {
         "logps": (rows,),
         "reference": (paired, 2),
         "tokens": (paired, 2),
         **{name: (paired, 2) for name in ("grad_norms",) if name in tensors},
+        **{name: (n, 2) for name in ("acting_reference", "acting_tokens") if acting},
         **{name: (rows,) for name in ("curvature",) if name in tensors},
         **{name: (rows, rows) for name in ("products", "norms") if "products" in tensors},
     }
@@ -179,6 +181,7 @@ def _study(
         mean_square=numbers["mean_square"],
         curvature=Curvature(tensors["curvature"], numbers["length"]) if "curvature" in tensors else None,
         sketch=int(arguments["sketch"]),
+        weighted=(tensors["acting_reference"], tensors["acting_tokens"]) if acting else None,
     )
     return study, trained
 
@@ -241,7 +244,7 @@ def simulate(folder: str | Path, *, filter: str | Iterable[str] = (), **options:
     if study.held_out:
         summary["held_out"] = held_out_record(study, found, train.seed)
     if stored.groups:
-        summary["texts"] = group_means(found.changes[study.paired_rows :], stored.groups)
+        summary["texts"] = group_means(found.changes[study.text_rows], stored.groups)
     for name in ("held_out", "texts"):
         if name in summary:
             summary["forecast"][name] = stored.summary[name]

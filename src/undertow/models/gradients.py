@@ -48,10 +48,11 @@ TOLERANCE = 1e-3  # of the pieces' sum against autograd's gradient, relative to 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One response to a prompt, as token ids."""
+    """One response to a prompt, as token ids; ``weights``: what each of its tokens counts, 1 where there are none."""
 
     prompt: tuple[int, ...]
     tokens: tuple[int, ...]
+    weights: tuple[float, ...] = ()
 
     @property
     def total(self) -> int:
@@ -76,7 +77,7 @@ class Sink(Protocol):
 def as_pairs(responses: Iterable[Response]) -> Iterator[TokenPair]:
     """Responses in the shape of pairs that have no rejected one: each gets a tree of its own in a pack."""
     for number, response in enumerate(responses):
-        yield TokenPair(number, "", response.prompt, response.tokens, (), False)
+        yield TokenPair(number, "", response.prompt, response.tokens, (), False, weights=response.weights)
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -93,7 +94,8 @@ def response_gradients(
     packed: bool = True,
     products: torch.dtype | None = None,
 ) -> Tensor:
-    """Hands every response's gradient of ``ln π(y|x)`` in the parameters to the sink; the log-probabilities come back.
+    """Hands every response's gradient of ``ln π(y|x)`` in the parameters to the sink; the log-probabilities come back,
+    both by the weights of their tokens.
 
     Args:
         model: with the weights to differentiate at.
@@ -168,8 +170,11 @@ def _head(model: Model, hidden: Tensor, batch: PackedBatch, pieces: _Pieces) -> 
         tokens = batch.input_ids[0, targets].to(hidden.device)
         rows = residuals(states, weight, tokens, **model.head.options(states))
         products = rows.products
-        pushes = torch.zeros_like(rows.states)
+        pushes, weights = torch.zeros_like(rows.states), batch.weights
+        counted = rows.logps if weights is None else rows.logps * weights.to(rows.logps)
         for columns, R, W in rows.chunks():
+            if weights is not None:
+                R = R * weights.to(R).unsqueeze(1)
             pushes += product(R, W, rows.products)
             if name is not None:
                 left, right = (R.to(products), rows.states.to(products)) if products else (R, rows.states)
@@ -177,7 +182,7 @@ def _head(model: Model, hidden: Tensor, batch: PackedBatch, pieces: _Pieces) -> 
                     pieces.sink.outer(name, number, columns.start, left[begin:end], right[begin:end])
     into_hidden = torch.zeros(hidden.shape, dtype=pushes.dtype, device=hidden.device)
     into_hidden.index_add_(0, torch.tensor(predicting, device=hidden.device), pushes)
-    sums = [rows.logps[begin:end].sum() for begin, end in pairwise(bounds)]
+    sums = [counted[begin:end].sum() for begin, end in pairwise(bounds)]
     return torch.stack(sums), into_hidden
 
 
@@ -322,7 +327,8 @@ def _logp(model: Model, response: Response, products: torch.dtype | None) -> Ten
     states = hidden[len(response.prompt) - 1 : total - 1]
     with torch.autocast(model.device.type, enabled=False):
         weight = model.hf.get_output_embeddings().weight
-        return token_logps(states, weight, ids[0, len(response.prompt) :], **model.head.options(states)).sum()
+        logps = token_logps(states, weight, ids[0, len(response.prompt) :], **model.head.options(states))
+        return logps.sum() if batch.weights is None else (logps * batch.weights.to(logps)).sum()
 
 
 class WholeGradients:

@@ -15,6 +15,7 @@ __all__ = [
     "SUMMARIES",
     "SWEEP",
     "TEXTS_FORECAST",
+    "TOKEN_WEIGHTS",
     "TRACKING",
     "TRAIN",
 ]
@@ -41,5 +42,7 @@ PAIR_FORECAST, HELD_OUT_FORECAST, TEXTS_FORECAST = (
     "texts-forecast.parquet",
 )
 """Of a forecast, in the folder of its audit: one row a pair of the data, of the held-out pairs, and a text."""
+TOKEN_WEIGHTS = "token-weights.parquet"
+"""Of a training run or a forecast with ``--token-weights``: one row a pair, in a form that the option takes too."""
 SIMULATED_ARMS, SIMULATED_PAGE = "simulated.json", "simulated.html"
 """Of simulations of several arms on a forecast's features, in its folder: one row an arm, and their page."""

@@ -11,7 +11,7 @@ from typing import Literal
 
 from undertow.data.reading import Pairs, open_pairs
 from undertow.errors import OptionError
-from undertow.maths.losses import PairLoss, RewardCalibrated, by_name, name_of, parameters
+from undertow.maths.losses import PairLoss, RewardCalibrated, TokenWeighted, by_name, name_of, parameters
 
 ON_BAD_ROW = ("stop", "skip")
 
@@ -84,16 +84,25 @@ class DataSettings:
 class LossSettings:
     """A preference loss by its name and what was given of its parameters, as text or as numbers.
 
-    ``calibrated``: with its two weights rescaled so that each pair is disentangled.
+    ``calibrated``: with its two weights rescaled so that each pair is disentangled. ``token_weights``: what its tokens
+    count by, see :class:`TokenWeighted`; all the same where None.
     """
 
     name: str = "dpo"
     beta: float | None = None
     args: Mapping[str, object] = field(default_factory=dict)
     calibrated: bool = False
+    token_weights: str | None = None
 
     def __post_init__(self) -> None:
+        if self.calibrated and self.token_weights:
+            raise OptionError("--token-weights: with --calibrated tokens cannot be weighted; give one of the two.")
         self.make()
+
+    @property
+    def unweighted(self) -> LossSettings:
+        """The same in which all tokens count the same."""
+        return replace(self, token_weights=None)
 
     def make(self) -> PairLoss:
         """The loss itself.
@@ -110,6 +119,8 @@ class LossSettings:
                     raise OptionError(f"--beta {self.beta:g}: the loss {self.name} has no beta.")
                 given["beta"] = self.beta
             loss = by_name(self.name, **given)
+            if self.token_weights:
+                return TokenWeighted(loss, self.token_weights)
             return RewardCalibrated(loss) if self.calibrated else loss
         except ValueError as error:
             raise OptionError(f"--loss {self.name}: {error}.") from error
@@ -123,15 +134,18 @@ class LossSettings:
         """
         try:
             call = ast.parse(text, mode="eval").body
-            calibrated = _class_of(call) == RewardCalibrated.__name__
-            if calibrated and isinstance(call, ast.Call):
-                call = call.keywords[0].value
+            around = _class_of(call)
+            weights: str | None = None
+            if around in (RewardCalibrated.__name__, TokenWeighted.__name__) and isinstance(call, ast.Call):
+                inside = {str(one.arg): one.value for one in call.keywords}
+                weights = ast.literal_eval(inside["by"]) if around == TokenWeighted.__name__ else None
+                call = inside["loss"]
             name = name_of(_class_of(call))
             assert isinstance(call, ast.Call)
             given = {str(one.arg): ast.literal_eval(one.value) for one in call.keywords}
-        except (SyntaxError, ValueError, IndexError) as error:
+        except (SyntaxError, ValueError, KeyError) as error:
             raise OptionError(f"--loss: {text!r} is no loss of this version.") from error
-        return cls(name, given.pop("beta", None), given, calibrated)
+        return cls(name, given.pop("beta", None), given, around == RewardCalibrated.__name__, weights)
 
     @staticmethod
     def parse_args(texts: Iterable[str]) -> dict[str, object]:

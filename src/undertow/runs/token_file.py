@@ -6,7 +6,8 @@ read once only, and memory does not grow with the number of pairs, since what st
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,8 @@ class TokenFile:
         self._waiting: list[TokenPair] = []
         self._reader: pa.RecordBatchFileReader | None = None
         self._repeats = Repeats()
+        self.weights: Sequence[tuple[float, ...]] | None = None
+        """What the tokens of each pair count, where that is known; see :class:`TokenPair`."""
         self.pairs = 0
         self.tokens = 0
 
@@ -67,8 +70,8 @@ class TokenFile:
             self._writer = None
         self._reader = pa.ipc.open_file(pa.memory_map(str(self._path)))
 
-    def read(self, begin: int, end: int) -> Iterator[TokenPair]:
-        """Pairs ``begin`` to ``end`` (exclusive), in order."""
+    def read(self, begin: int, end: int, *, weighted: bool = False) -> Iterator[TokenPair]:
+        """Pairs ``begin`` to ``end`` (exclusive), in order; ``weighted``: with what their tokens count."""
         assert self._reader is not None, "close() before read()"
         for index in range(begin // _BATCH, -(-min(end, self.pairs) // _BATCH)):
             batch = self._reader.get_batch(index)
@@ -76,7 +79,9 @@ class TokenFile:
             some = batch.slice(low, high - low)
             rows = np.asarray(some["row"].to_numpy(), np.int64)
             repeated, opposed = self._repeats.duplicate_of.of(rows), self._repeats.contradicts.of(rows)
-            for record, duplicate_of, contradicts in zip(some.to_pylist(), repeated, opposed, strict=True):
+            first = index * _BATCH + low
+            each = zip(count(first), some.to_pylist(), repeated, opposed, strict=False)
+            for number, record, duplicate_of, contradicts in each:
                 yield TokenPair(
                     row=record["row"],
                     pair_id=record["pair_id"],
@@ -86,4 +91,5 @@ class TokenFile:
                     truncated=record["truncated"],
                     duplicate_of=duplicate_of,
                     contradicts=contradicts,
+                    weights=tuple(self.weights[number]) if weighted and self.weights is not None else (),
                 )

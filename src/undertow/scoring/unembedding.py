@@ -47,8 +47,11 @@ def head_residuals(predictive: Tensor, head: Head, ids: Tensor) -> Residuals:
 
 
 def response_logps(states: PairStates, head: Head) -> tuple[float, float]:
-    """``ln π(y⁺|x)`` and ``ln π(y⁻|x)``, in nats, summed over tokens."""
-    chosen, rejected = _by_response(residual_rows(states, head).logps, states)
+    """``ln π(y⁺|x)`` and ``ln π(y⁻|x)``, in nats, summed over tokens, by the pair's weights where it has some."""
+    tokens = residual_rows(states, head).logps
+    if states.pair.weights:
+        tokens = tokens * torch.tensor(states.pair.weights, dtype=tokens.dtype, device=tokens.device)
+    chosen, rejected = _by_response(tokens, states)
     return chosen, rejected
 
 

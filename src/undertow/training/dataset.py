@@ -18,7 +18,8 @@ Item = tuple[TokenPair, float, float]
 
 
 class PairDataset(Dataset[Item]):
-    """Pairs by their number, read from the spool when they are asked for, with their reference log-probabilities.
+    """Pairs by their number, read from the spool when they are asked for, with their reference log-probabilities; with
+    the weights of their tokens, where the spool has some.
 
     ``kept`` are the numbers of the pairs to train on, in the spool's order; all where None.
     """
@@ -41,7 +42,7 @@ class PairDataset(Dataset[Item]):
 
     def __getitem__(self, index: int) -> Item:
         at = self._kept[index]
-        (pair,) = self._spool.read(at, at + 1)
+        (pair,) = self._spool.read(at, at + 1, weighted=True)
         chosen, rejected = self._reference[at].tolist()
         return pair, chosen, rejected
 
@@ -58,6 +59,7 @@ def collate(items: Sequence[Item]) -> dict[str, Any]:
         # As numbers: the trainer moves tensors to its device, which may have no float64.
         "ref_chosen": [chosen for _, chosen, _ in items],
         "ref_rejected": [rejected for *_, rejected in items],
-        "chosen_tokens": torch.tensor([pair.chosen_tokens for pair in pairs]),
-        "rejected_tokens": torch.tensor([pair.rejected_tokens for pair in pairs]),
+        "chosen_tokens": torch.tensor([pair.counted_tokens[0] for pair in pairs]),
+        "rejected_tokens": torch.tensor([pair.counted_tokens[1] for pair in pairs]),
+        **({} if batch.weights is None else {"weights": batch.weights}),
     }

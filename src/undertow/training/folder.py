@@ -3,6 +3,7 @@
 DIR/settings.json            written first: whose run this is
 DIR/reference-HASH.npy       reference log-probabilities, for this and later runs on the same data and model
 DIR/filtered.jsonl           with --filter: the pairs left out, and why
+DIR/token-weights.parquet    with --token-weights: what each response token counts
 DIR/sft/                     with --sft-epochs: the first phase, its own checkpoints, and at its end its model
 DIR/checkpoint-N/            each whole or absent
 DIR/tracking.parquet         one row a look at the probe set
@@ -26,7 +27,7 @@ from accelerate import PartialState
 from undertow.filtering.rules import RECORD
 from undertow.runs.folder import RunFolder
 from undertow.runs.identity import JSON
-from undertow.runs.names import SUMMARIES, TRACKING, TRAIN
+from undertow.runs.names import SUMMARIES, TOKEN_WEIGHTS, TRACKING, TRAIN
 from undertow.training.guards.callback import LOG
 from undertow.training.settings import TrainSettings
 from undertow.training.tracking.tracker import PROBE, START
@@ -39,7 +40,7 @@ class TrainFolder(RunFolder):
     """The folder of a training run; of several processes that train together, the main one holds it."""
 
     command, summary_name = COMMAND, SUMMARY
-    own = (TRACKING, START, PROBE, LOG, RECORD, "checkpoint-*", MODEL, SFT)
+    own = (TRACKING, START, PROBE, LOG, RECORD, TOKEN_WEIGHTS, "checkpoint-*", MODEL, SFT)
     work = ("checkpoint-*", MODEL, f"{SFT}/checkpoint-*", f"{SFT}/{MODEL}")
 
     def _differences(self, there: Mapping[str, JSON], here: Mapping[str, JSON]) -> str:

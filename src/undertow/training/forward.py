@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from undertow.data.tokens.packing import Tree
+from undertow.data.tokens.packing import PackedBatch, Tree
 from undertow.maths.logps import token_logps
 from undertow.maths.residuals import shared_contexts
 from undertow.maths.unembedding import products_of, sum_products
@@ -70,6 +70,7 @@ def pair_logps(
     position_ids: Tensor,
     trees: Sequence[Tree],
     *,
+    weights: Tensor | None = None,
     grad_norms: bool = False,
     **_ignored: Any,
 ) -> dict[str, Tensor]:
@@ -80,6 +81,7 @@ def pair_logps(
         input_ids: ``[1, T]``, a packed row.
         position_ids: ``[1, T]``.
         trees: where the pairs stand in the row.
+        weights: what each response token counts, ``[tokens]``, in the order of the trees; 1 where None.
         grad_norms: also the norms of both log-probabilities' gradients with respect to the unembedding matrix,
             ``chosen_grad_norms`` and ``rejected_grad_norms``, which are constants of the step.
     """
@@ -94,9 +96,17 @@ def pair_logps(
         states, tokens = _sequences(model, input_ids, trees)
         owners = _response_positions(trees, input_ids.device)[2]
     logps = response_token_logps(states, head, tokens)
+    if weights is not None:
+        logps = logps * weights.to(logps)
     sums = logps.new_zeros(2 * len(trees)).index_add(0, owners, logps)
     found = {"chosen": sums[0::2], "rejected": sums[1::2]}
     return found | _gradient_norms(states, head, tokens, trees) if grad_norms else found
+
+
+def batch_logps(model: Model, batch: PackedBatch) -> dict[str, Tensor]:
+    """:func:`pair_logps` of a batch, by the weights of its pairs' tokens."""
+    ids, positions = batch.input_ids.to(model.device), batch.position_ids.to(model.device)
+    return pair_logps(model, ids, positions, batch.trees, weights=batch.weights)
 
 
 def response_token_logps(states: Tensor, head: Head, tokens: Tensor) -> Tensor:

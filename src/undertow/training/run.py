@@ -30,6 +30,7 @@ from undertow.runs.progress import Silent, Watcher
 from undertow.runs.settings import Shard
 from undertow.runs.skipped import write_skipped
 from undertow.runs.targets import Target, check_targets, data_input, model_inputs
+from undertow.scoring.token_weights import file_digest, token_weights, write_weights
 from undertow.training.dataset import PairDataset
 from undertow.training.folder import MODEL, SFT, TrainFolder, trained_model
 from undertow.training.guards.language import Guards
@@ -131,6 +132,7 @@ def check_training(model_name: str, out: Path, settings: TrainSettings) -> tuple
     Raises:
         InputError: the models, the options together with them, or the output folder cannot be used.
     """
+    weights_identity(settings)  # refuses a file that is not there
     check_sharding(adapter=bool(settings.lora_r), guarded=Guards.parse(settings.guard).names)
     if PartialState(cpu=settings.device == "cpu").is_main_process:
         TrainFolder(out).check_writable()
@@ -177,6 +179,7 @@ class _Run:
         found: dict[str, Any] = {"trained": len(kept)}
         if self.settings.sft_epochs:
             found["sft"] = self._supervised(kept)
+        self._weigh()
         logps = self._reference_logps(self.reference or self.model)
         self.reference = None
         with quiet_transformers():
@@ -195,10 +198,19 @@ class _Run:
         self._save(fitted.weights, self.out)
         return found | fitted.found
 
+    def _weigh(self) -> None:
+        """Let the tokens count by what the loss says, by the model that training on pairs begins with."""
+        by, spool = self.settings.loss.token_weights, self.ready.spool
+        if by:
+            weights = from_main_process(self.processes, lambda: token_weights(spool, by, self.model, self.watch))
+            spool.weights = weights
+            if self.processes.is_main_process:
+                write_weights(self.out, spool, weights)
+
     def _kept(self) -> Sequence[int]:
         """The numbers of the pairs to train on."""
         rules = [Rule.parse(text) for text in self.settings.filter]
-        spool, loss = self.ready.spool, self.settings.loss.make()
+        spool, loss = self.ready.spool, self.settings.loss.unweighted.make()
         if not rules:
             return range(spool.pairs)
         return from_main_process(
@@ -228,7 +240,8 @@ class _Run:
         )
         spool, folder, watch = self.ready.spool, self.references, self.watch
         return from_main_process(
-            self.processes, lambda: reference_logps(spool, reference, folder, key, batch_tokens=4096, watch=watch)
+            self.processes,
+            lambda: reference_logps(spool, reference, folder, key, batch_tokens=4096, watch=watch, weighted=True),
         )
 
     def _save(self, weights: dict[str, Tensor] | None, folder: Path) -> None:
@@ -284,7 +297,14 @@ def _identity(ready: Prepared, encoder: PairEncoder, settings: TrainSettings) ->
         "data": ready.fingerprint,
         "tokenizer and template": encoder.fingerprint,
         **{f"option {name}": value for name, value in options.items()},
+        **weights_identity(settings),
     }
+
+
+def weights_identity(settings: TrainSettings) -> dict[str, Any]:
+    """What the weights of tokens depend on besides the option, where they are of a file."""
+    digest = file_digest(settings.loss.token_weights) if settings.loss.token_weights else None
+    return {"token weights": digest} if digest else {}
 
 
 def _weights(model: Model, reference: Model | None) -> dict[str, Any]:

@@ -163,6 +163,8 @@ class TrainSettings:
         for name, words in self.watch.items():
             _check_words(name, words)
         guards = Guards.parse(self.guard)
+        if self.loss.token_weights:
+            self._check_weighted(guards)
         for condition in (condition for state in guards.states for condition in state.guard.conditions):
             if condition.name in GRADIENT_NAMES and not self.track_gradients:
                 raise OptionError(f"--guard: {condition.name} is tracked with --track-gradients only; give that too.")
@@ -189,6 +191,13 @@ class TrainSettings:
                 foretold=bool(self.scores),
             )
         )
+
+    def _check_weighted(self, guards: Guards) -> None:
+        """Refuse what takes a pair's log-probabilities for those that the loss is of."""
+        if self.track_gradients:
+            raise OptionError("--track-gradients: it does not know --token-weights; give one of the two.")
+        if any(state.guard.action.kind == "drop" for state in guards.states):
+            raise OptionError("--guard: drop does not know --token-weights; take stop, rollback or sft=NUMBER.")
 
     @property
     def probe_pairs(self) -> int:
@@ -232,7 +241,8 @@ def option_defaults() -> dict[str, Any]:
         values |= {f.name: None if f.default is MISSING else f.default for f in fields(part)}
     del values["data"], values["tokens"]
     loss = LossSettings()
-    return values | {"model": "", "loss": loss.name, "beta": loss.beta, "loss_args": None, "calibrated": False}
+    own = {"loss": loss.name, "beta": loss.beta, "loss_args": None, "calibrated": False, "token_weights": None}
+    return values | {"model": "", **own}
 
 
 def recorded_options(record: Mapping[str, Any], place: str) -> dict[str, Entry]:
@@ -247,7 +257,7 @@ def recorded_options(record: Mapping[str, Any], place: str) -> dict[str, Entry]:
     """
     known = option_defaults()
     loss = LossSettings.recorded(str(record.get("loss", "DPO()")))
-    values: dict[str, Any] = {"loss": loss.name, "calibrated": loss.calibrated}
+    values: dict[str, Any] = {"loss": loss.name, "calibrated": loss.calibrated, "token_weights": loss.token_weights}
     values |= {"beta": loss.beta} if loss.beta is not None else {}
     values |= {"loss_args": dict(loss.args)} if loss.args else {}
     for part in (record.get("reading"), record.get("tokens"), record):
@@ -332,7 +342,9 @@ def _settings(values: dict[str, Any]) -> tuple[str, TrainSettings]:
     if not model:
         raise OptionError("--model: say which model to train, here or in the recipe (--config).")
     return str(model), TrainSettings(
-        loss=LossSettings(take("loss"), take("beta"), _loss_args(take("loss_args")), take("calibrated")),
+        loss=LossSettings(
+            take("loss"), take("beta"), _loss_args(take("loss_args")), take("calibrated"), take("token_weights")
+        ),
         data=DataSettings(
             format=take("format"),
             columns=_columns(take("columns")),
@@ -369,7 +381,7 @@ def _place(error: OptionError, entries: Mapping[str, Entry], values: Mapping[str
 
 
 _KINDS = {f.name: str(f.type) for kind in (TokenSettings, DataSettings, TrainSettings) for f in fields(kind)}
-_KINDS |= {"model": "str", "loss": "str", "beta": "float | None", "calibrated": "bool"}
+_KINDS |= {"model": "str", "loss": "str", "beta": "float | None", "calibrated": "bool", "token_weights": "str | None"}
 _OF_SEVERAL = frozenset({"loss_args", "watch", "guard", "filter", "columns"})
 
 

@@ -173,7 +173,7 @@ class PreferenceTrainer(PairTrainer):
 
 
 def _forward(model: nn.Module, inputs: dict[str, Any], *, grad_norms: bool = False) -> dict[str, Tensor]:
-    given = {name: inputs[name] for name in ("input_ids", "position_ids", "trees")}
+    given = {name: inputs.get(name) for name in ("input_ids", "position_ids", "trees", "weights")}
     found: dict[str, Tensor] = model(**given, grad_norms=grad_norms)
     return found
 

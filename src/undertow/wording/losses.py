@@ -18,6 +18,7 @@ _GREEK = {
     "tau": "τ",
 }
 _CALIBRATED = re.compile(r"RewardCalibrated\(loss=(.*)\)")
+_WEIGHTED = re.compile(r"TokenWeighted\(loss=(.*), by='(.*)'\)")
 
 
 def written(expression: str) -> str:
@@ -27,7 +28,11 @@ def written(expression: str) -> str:
     'DPO (β = 0.1)'
     >>> written("RewardCalibrated(loss=DPO(beta=0.1))")
     'reward-calibrated DPO (β = 0.1)'
+    >>> written("TokenWeighted(loss=DPO(beta=0.1), by='shared')")
+    'DPO (β = 0.1), its tokens weighted by shared'
     """
+    if weighted := _WEIGHTED.fullmatch(expression):
+        return f"{written(weighted[1])}, its tokens weighted by {weighted[2]}"
     if inner := _CALIBRATED.fullmatch(expression):
         return f"reward-calibrated {written(inner[1])}"
     name, _, rest = expression.partition("(")

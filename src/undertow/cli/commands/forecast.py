@@ -78,6 +78,7 @@ def forecast(
     beta: o.Beta = None,
     loss_args: o.LossArgs = None,
     calibrated: o.Calibrated = False,
+    token_weights: o.TokenWeights = None,
     ref: o.Ref = None,
     epochs: o.Epochs = 1.0,
     max_steps: o.MaxSteps = 0,

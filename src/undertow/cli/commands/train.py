@@ -46,6 +46,7 @@ def train(
     beta: o.Beta = None,
     loss_args: o.LossArgs = None,
     calibrated: o.Calibrated = False,
+    token_weights: o.TokenWeights = None,
     ref: o.Ref = None,
     sft_epochs: Annotated[
         float,

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import takewhile
 from typing import TYPE_CHECKING, Literal, get_args
@@ -71,7 +71,8 @@ class TokenPair:
     """A pair as token ids; ``truncated`` where the end of a response was cut.
 
     ``duplicate_of`` and ``contradicts`` are rows of the same data (see :mod:`undertow.runs.repeats`), which are known
-    only when all of it was read.
+    only when all of it was read. ``weights``: what each response token counts in the log-probabilities of the two
+    responses, chosen tokens first; 1 each where there are none.
     """
 
     row: int
@@ -82,6 +83,7 @@ class TokenPair:
     truncated: bool
     duplicate_of: int | None = None
     contradicts: int | None = None
+    weights: tuple[float, ...] = field(default=(), repr=False)
 
     @property
     def prompt_tokens(self) -> int:
@@ -97,6 +99,12 @@ class TokenPair:
     def rejected_tokens(self) -> int:
         """Length of the rejected response, with its end-of-turn token: n⁻."""
         return len(self.rejected)
+
+    @property
+    def counted_tokens(self) -> tuple[float, float]:
+        """How many tokens the chosen and the rejected response count for: the sums of their weights."""
+        n = self.chosen_tokens
+        return (sum(self.weights[:n]), sum(self.weights[n:])) if self.weights else (n, self.rejected_tokens)
 
     @property
     def shared_prefix_tokens(self) -> int:

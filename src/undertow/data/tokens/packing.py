@@ -49,6 +49,14 @@ class PackedBatch:
     trees: tuple[Tree, ...]
     pairs: tuple[TokenPair, ...]
 
+    @property
+    def weights(self) -> Tensor | None:
+        """What each response token counts, ``[tokens]``, pair by pair, chosen before rejected; None where all do."""
+        if not any(pair.weights for pair in self.pairs):
+            return None
+        each = (pair.weights or (1.0,) * (pair.chosen_tokens + pair.rejected_tokens) for pair in self.pairs)
+        return torch.tensor([weight for weights in each for weight in weights], dtype=torch.float32)
+
 
 def pack(pairs: Iterable[TokenPair], batch_tokens: int = DEFAULT_BATCH_TOKENS) -> Iterator[PackedBatch]:
     """Pack pairs in their order, as many a row as fit ``batch_tokens``; a longer pair has a row of its own."""

@@ -3,6 +3,9 @@
 Both answer the same questions. What an optimiser has moved is a *state*: for the matrix the changes of all responses,
 ``K w``; for features the moved point itself, ``Sᵀ w``, of which changes are read by one product with ``S``. Rows 2i and
 2i + 1 are the chosen and the rejected response of pair i; rows after the pairs' are only read.
+
+Where a loss weights tokens, what it pulls on is another function of the parameters than the log-probability that is
+read: then each pair trained on has two rows more, of the weighted sums, which act; ``acting`` is the first of these.
 """
 
 from __future__ import annotations
@@ -34,11 +37,13 @@ class Products(Protocol):
     def read(self, state: Tensor, rows: Tensor | None = None) -> Tensor:
         """Changes in nats of some responses, ``[k]``, or of all, ``[R]``, float64."""
 
-    def length(self, state: Tensor, coefficients: Tensor) -> float:
-        """``wᵀ K w``: the squared length of the move, in the optimiser's geometry; ``coefficients`` is ``w``."""
+    def length(self, state: Tensor, coefficients: Tensor, acting: int = 0) -> float:
+        """``wᵀ K w``: the squared length of the move, in the optimiser's geometry; ``coefficients`` is ``w``, of the
+        rows from ``acting`` on."""
 
-    def blocks(self, pairs: int) -> Tensor:
-        """``K`` between the two responses of each of the first pairs, ``[pairs, 2, 2]``, float64."""
+    def blocks(self, pairs: int, rows: int = 0, acting: int = 0) -> Tensor:
+        """``K`` between the two responses of each of the first pairs, ``[pairs, 2, 2]``, float64: the first index is of
+        the rows from ``rows`` on, the second of those from ``acting`` on."""
 
     def squares(self) -> Tensor:
         """The diagonal of ``K``, ``[R]``, float64."""
@@ -76,14 +81,14 @@ class Kernel:
         """The changes, which the state is."""
         return state if rows is None else state[rows]
 
-    def length(self, state: Tensor, coefficients: Tensor) -> float:
+    def length(self, state: Tensor, coefficients: Tensor, acting: int = 0) -> float:
         """``w · K w``."""
-        return float(coefficients @ state[: len(coefficients)])
+        return float(coefficients @ state[acting : acting + len(coefficients)])
 
-    def blocks(self, pairs: int) -> Tensor:
+    def blocks(self, pairs: int, rows: int = 0, acting: int = 0) -> Tensor:
         """Taken out of the matrix."""
         index = torch.arange(2 * pairs).view(pairs, 2)
-        return self.matrix[index.unsqueeze(2), index.unsqueeze(1)].double()
+        return self.matrix[(rows + index).unsqueeze(2), (acting + index).unsqueeze(1)].double()
 
     def squares(self) -> Tensor:
         """Taken out of the matrix."""
@@ -117,16 +122,17 @@ class Features:
         parts = torch.split(self.features, _ROWS)
         return torch.cat([part.double() @ state for part in parts]) if parts else state.new_zeros(0)
 
-    def length(self, state: Tensor, coefficients: Tensor) -> float:
+    def length(self, state: Tensor, coefficients: Tensor, acting: int = 0) -> float:
         """The squared norm of the state."""
         return float(state @ state)
 
-    def blocks(self, pairs: int) -> Tensor:
+    def blocks(self, pairs: int, rows: int = 0, acting: int = 0) -> Tensor:
         """Two rows at a time."""
         found = []
-        for part in torch.split(self.features[: 2 * pairs], _ROWS):
-            two = part.double().view(-1, 2, part.shape[1])
-            found.append(two @ two.transpose(1, 2))
+        sides = (torch.split(self.features[first : first + 2 * pairs], _ROWS) for first in (rows, acting))
+        for read, act in zip(*sides, strict=True):
+            one, two = (part.double().view(-1, 2, part.shape[1]) for part in (read, act))
+            found.append(one @ two.transpose(1, 2))
         return torch.cat(found) if found else torch.zeros(0, 2, 2, dtype=torch.float64)
 
     def squares(self) -> Tensor:

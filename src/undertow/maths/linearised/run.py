@@ -87,6 +87,7 @@ def linearised_run(
     clip: float | None = None,
     curvature: Curvature | None = None,
     watch: Callable[[int], bool] | None = None,
+    acting: int = 0,
 ) -> Iterator[LinearisedRun]:
     """Simulate a run; yields where it stands after the watched steps, and at its end.
 
@@ -105,9 +106,12 @@ def linearised_run(
         clip: ``M``, the longest gradient there may be; None for no clipping.
         curvature: of a look.
         watch: whether to yield after a step, by its number from 1; where None, at the end only.
+        acting: the first of the rows that act and whose changes the weights are taken at: ``2n`` of them. 0 where they
+            are the pairs' rows themselves, which are read too.
     """
     state, heading = products.start(), products.start()
-    blocks = products.blocks(pairs)
+    blocks = products.blocks(pairs, acting, acting)
+    read_blocks = products.blocks(pairs, 0, acting) if acting else blocks
     taken = torch.zeros(2, 2 * pairs, dtype=torch.float64)  # as themselves, as stand-ins
     average = torch.zeros_like(taken)
     apart = _Apart(scale.momentum)
@@ -121,11 +125,11 @@ def linearised_run(
         nats = curvature.nats if rows is None else curvature.nats[rows]
         return changes + nats * (length / curvature.length)
 
-    def own_removed(numbers: Tensor, own: Tensor) -> Tensor:
-        """What the pairs have done to themselves and shall not count, ``[k, 2]``."""
+    def own_removed(numbers: Tensor, own: Tensor, among: Tensor) -> Tensor:
+        """What the pairs have done to themselves and shall not count, ``[k, 2]``, by such blocks."""
         both = taken.view(2, pairs, 2)[:, numbers]
         moved = both[1] + torch.where(own.unsqueeze(1), torch.zeros_like(both[0]), both[0])
-        return own_parts(blocks[numbers], moved.flatten())
+        return own_parts(among[numbers], moved.flatten())
 
     def moved_apart() -> float:
         """What ``wᵀKw`` counts of a pair's parts together, though they stand for pairs that differ."""
@@ -135,26 +139,29 @@ def linearised_run(
     def stand() -> LinearisedRun:
         linear = products.read(state).clone()
         if stands_in:
-            everyone = torch.arange(pairs)
-            linear[: 2 * pairs] -= own_removed(everyone, torch.ones(pairs, dtype=torch.bool)).flatten()
+            everyone, own = torch.arange(pairs), torch.ones(pairs, dtype=torch.bool)
+            linear[: 2 * pairs] -= own_removed(everyone, own, read_blocks).flatten()
+            if acting:
+                linear[acting : acting + 2 * pairs] -= own_removed(everyone, own, blocks).flatten()
         return LinearisedRun(number, linear, bent(linear), taken[0].clone(), taken[1].clone(), length, clipped)
 
     number = 0
     for number, step in enumerate(steps, 1):
-        rows = torch.stack([2 * step.pairs, 2 * step.pairs + 1], dim=1)
+        at = torch.stack([2 * step.pairs, 2 * step.pairs + 1], dim=1)
+        rows = acting + at
         now = products.read(state, rows.flatten()).view(-1, 2)
         if stands_in:
-            now = now - own_removed(step.pairs, step.own)
+            now = now - own_removed(step.pairs, step.own, blocks)
         d_w, d_l = weights(number - 1, step.pairs, bent(now, rows))
         a = torch.stack([step.shares * d_w, -step.shares * d_l], dim=1).flatten()
         flat = rows.flatten()
-        square = max(norms.length(norms.move(flat, a), _spread(flat, a, norms.rows)), 0.0)
+        square = max(norms.length(norms.move(flat, a), _spread(flat, a, norms.rows)), 0.0)  # of all rows
         norm = math.sqrt(square)
         clipped += int(clip is not None and norm > clip)
         kept = min(1.0, clip / norm) if clip is not None and norm > 0 else 1.0
         c = scale.advance(kept * kept * square / mean_square)
         a = kept * a
-        whose = (~step.own).long().repeat_interleave(2) * (2 * pairs) + flat
+        whose = (~step.own).long().repeat_interleave(2) * (2 * pairs) + at.flatten()
         size = step.lr * c / scale.correction
         if momentum:
             heading = momentum * heading + (1 - momentum) * products.move(flat, a)
@@ -164,7 +171,7 @@ def linearised_run(
         else:
             state = state + size * products.move(flat, a)
             taken.view(-1).index_add_(0, whose, size * a)
-        length = products.length(state, taken.sum(0))
+        length = products.length(state, taken.sum(0), acting)
         if stands_in:
             acts = a.view(-1, 2, 1)[~step.own]
             apart.advance(_squares(blocks[step.pairs[~step.own]], acts), size)

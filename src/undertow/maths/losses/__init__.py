@@ -23,8 +23,19 @@ from undertow.maths.losses.registry import by_name, name_of, names, parameters, 
 from undertow.maths.losses.regularised import *  # noqa: F403
 from undertow.maths.losses.separate import *  # noqa: F403
 from undertow.maths.losses.squared import *  # noqa: F403
+from undertow.maths.losses.wrapped import TokenWeighted
 
-__all__ = ["Logps", "PairLoss", "RewardCalibrated", "by_name", "name_of", "names", "parameters", "register"]
+__all__ = [
+    "Logps",
+    "PairLoss",
+    "RewardCalibrated",
+    "TokenWeighted",
+    "by_name",
+    "name_of",
+    "names",
+    "parameters",
+    "register",
+]
 # What a family's module exports is exported here.
 __all__ += averaged.__all__
 __all__ += gpo.__all__

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from undertow.maths.later import torch
-from undertow.maths.losses.base import PairLoss
 from undertow.maths.losses.logps import Logps
+from undertow.maths.losses.wrapped import WrappedLoss
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,7 +16,7 @@ __all__ = ["RewardCalibrated"]
 
 
 @dataclass(frozen=True, slots=True)
-class RewardCalibrated(PairLoss):
+class RewardCalibrated(WrappedLoss):
     """Another loss, with values as they are and weights ``δd_w``, ``d_l/δ``, ``δ = √(r*/r)``.
 
     ``r = d_w/d_l`` and ``r* = ‖g_l‖/‖g_w‖``; the new ratio is ``r*``, which lies in the disentanglement band of every
@@ -32,38 +32,8 @@ class RewardCalibrated(PairLoss):
     ``loss``: the loss to calibrate.
     """
 
-    loss: PairLoss
-
     name = "reward-calibrated"
     needs_grad_norms = True
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.loss, PairLoss):
-            raise ValueError(f"RewardCalibrated: loss must be a loss such as DPO(), got {self.loss!r}")
-
-    @property
-    def needs_reference(self) -> bool:
-        """As the loss inside."""
-        return self.loss.needs_reference
-
-    @property
-    def needs_lengths(self) -> bool:
-        """As the loss inside."""
-        return self.loss.needs_lengths
-
-    @property
-    def needs_scores(self) -> bool:
-        """As the loss inside."""
-        return self.loss.needs_scores
-
-    @property
-    def averages_tokens(self) -> bool:
-        """As the loss inside."""
-        return self.loss.averages_tokens
-
-    def at_step(self, step: int) -> RewardCalibrated:
-        """With the loss inside at that step."""
-        return replace(self, loss=self.loss.at_step(step))
 
     def delta(self, logps: Logps) -> Tensor:
         """``δ = √(r*/r) = √(‖g_l‖d_l / (‖g_w‖d_w))``, ``[pairs]``; 1 where both weights are 0, NaN where undefined."""

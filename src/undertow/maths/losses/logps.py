@@ -38,7 +38,8 @@ class Logps:
         rejected: ``b = ln π(y⁻|x)``.
         ref_chosen: ``a_ref``, the same under the reference.
         ref_rejected: ``b_ref``.
-        chosen_tokens: ``n⁺``, the tokens of the response, its end-of-turn token included; at least 1.
+        chosen_tokens: ``n⁺``, the tokens of the response, its end-of-turn token included; where tokens count by
+            weights, the sum of these. Above 0.
         rejected_tokens: ``n⁻``.
         chosen_scores: ``ρ⁺``, what a reward model gives the chosen response (REBEL).
         rejected_scores: ``ρ⁻``.
@@ -47,7 +48,7 @@ class Logps:
 
     Raises:
         TypeError: when a field is no tensor.
-        ValueError: when shapes differ, log-probabilities are integers, or a length is below 1.
+        ValueError: when shapes differ, log-probabilities are integers, or a length is not above 0.
     """
 
     chosen: Tensor
@@ -119,8 +120,8 @@ def _check(name: str, value: object, chosen: object) -> None:
         )
     if name in _LENGTHS:
         if value.is_complex() or value.dtype == torch.bool:
-            raise ValueError(f"{name} must hold whole numbers, got {value.dtype}")
-        if not bool((value >= 1).all()):
-            raise ValueError(f"{name} must be at least 1 token, got {value.min().item():g}")
+            raise ValueError(f"{name} must hold numbers, got {value.dtype}")
+        if not bool((value > 0).all()):
+            raise ValueError(f"{name} must be above 0 tokens, got {value.min().item():g}")
     elif not value.is_floating_point():
         raise ValueError(f"{name} must be of a floating type, got {value.dtype}")

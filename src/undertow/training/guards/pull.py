@@ -56,7 +56,7 @@ class _SomePairs(TokenFile):
         self._numbers = [n for n in numbers for pair in whole.read(n, n + 1) if pair.row not in left_out]
         self.pairs, self.tokens = len(self._numbers), 0
 
-    def read(self, begin: int, end: int) -> Iterator[TokenPair]:
+    def read(self, begin: int, end: int, *, weighted: bool = False) -> Iterator[TokenPair]:
         """Pairs ``begin`` to ``end`` (exclusive) of these."""
         for number in self._numbers[begin:end]:
             yield from self._whole.read(number, number + 1)
