@@ -17,7 +17,7 @@ from run_folders import ROWS, made, train_settings
 from tiny import tiny_folder, tiny_tokenizer
 from undertow.forecasting import forecast as forecast_module
 from undertow.forecasting.folder import read_tensors
-from undertow.forecasting.forecast import _typical, forecast_to_folder
+from undertow.forecasting.forecast import forecast_to_folder, typical
 from undertow.forecasting.look import response_logps
 from undertow.forecasting.measure import bytes_needed
 from undertow.forecasting.settings import ForecastSettings
@@ -117,7 +117,7 @@ def test_the_look_moves_along_pairs_outside_as_well(inputs, order: str, tmp_path
     acting = np.sort(np.random.default_rng(settings.train.seed).permutation(others)[:8])
     w = torch.zeros(ROWS, 2, dtype=torch.float64)
     w[torch.from_numpy(sample)] = before.coefficients.view(-1, 2)
-    w[torch.from_numpy(acting)] = _typical(before, stored.study, acting) * (len(others) / len(acting))
+    w[torch.from_numpy(acting)] = typical(before, stored.study, acting) * (len(others) / len(acting))
     rows = gradients(engine, responses_by_hand())
     inside = [rows[2 * int(number) + side] for number in sample for side in (0, 1)]
     expected = entanglement(inside, rows, scales) @ w.flatten()
@@ -175,12 +175,12 @@ def test_typical_step_weights_are_those_of_the_sixteen_nearest_in_time() -> None
 
     study = Study(N, sample, none, none, none, none, none, None, 0, 1.0)
     numbers = np.array([7, 41, 1])
-    typical = _typical(found(steps), study, numbers)
-    for number, got in zip(numbers, typical, strict=True):
+    likely = typical(found(steps), study, numbers)
+    for number, got in zip(numbers, likely, strict=True):
         nearest = np.sort(np.abs(steps[sample] - steps[number]).argsort(kind="stable")[:16])
         assert abs(float(got[0]) - steps[sample][nearest].mean()) <= 1
         assert float(got[1]) == pytest.approx(-2 * float(got[0]))
-    everyone = _typical(found(np.zeros(N, dtype=np.int64)), study, numbers)
+    everyone = typical(found(np.zeros(N, dtype=np.int64)), study, numbers)
     torch.testing.assert_close(everyone, w.mean(0).expand(3, 2))
 
 
