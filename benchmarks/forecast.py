@@ -7,7 +7,7 @@ them. The last ``--held-out`` pairs are not trained on. As Markdown, by cell:
 
 - Spearman's ρ, AUC and slope of the realised change of ln π(chosen) on the forecast; the better of the papers' scores,
   and of the plain baselines, beside;
-- share displaced, mean change of chosen and rejected and mean loss, foretold → real;
+- share displaced, mean change of chosen and rejected, share of pairs whose margin grew and mean loss, foretold → real;
 - the same ρ over the responses of held-out pairs; the cost of the forecast in training runs.
 
     python benchmarks/forecast.py --pairs 192 --held-out 32 --pull --cells base,unclipped,adamw --out bench
@@ -49,7 +49,11 @@ CELLS: dict[str, dict[str, Any]] = {
     "simpo": {"loss": "simpo", "beta": 2.0},
     "bfloat16": {"dtype": "bfloat16"},
     "gemma": {"model": "gemma"},
+    "shared": {"token-weights": "shared"},
+    "entangled": {"token-weights": "entangled"},
     "sft": {"sft": 1.0},
+    "sft-shared": {"sft": 1.0, "token-weights": "shared"},
+    "sft-entangled": {"sft": 1.0, "token-weights": "entangled"},
     "sft-seed": {"sft": 1.0, "seed": 1},
     # Of the same run as another cell: only the forecast differs.
     "no-look": {"as": "base", "forecast": ["--no-look"]},
@@ -182,12 +186,14 @@ def measured(folder: Path, run: Path) -> dict[str, Any]:
         "probability": float(np.nanmean(column(found, "forecast_displaced"))),
         "chosen": [end["chosen"], float(real.mean())],
         "rejected": [end["rejected"], float(column(fact, "dlogp_rejected").mean())],
+        "accuracy": [grew(found, "forecast"), grew(fact, "dlogp")],
         "loss": [end["loss"], trained["loss"]],
         "held_out": against(*texts) | line(*texts),
         "held_out_displaced": [
             float((column(unseen, "forecast_chosen") < 0).mean()),
             float((column(unseen_fact, "dlogp_chosen") < 0).mean()),
         ],
+        "held_out_accuracy": [grew(unseen, "forecast"), grew(unseen_fact, "dlogp")],
         "cost": [seconds(folder / "forecast.seconds"), seconds(run / "train.seconds")],
         "stages": forecast["cost"],
     }
@@ -210,6 +216,13 @@ def line(said: np.ndarray, real: np.ndarray) -> dict[str, float]:
     return {"slope": float(np.polyfit(said, real, 1)[0])}
 
 
+def grew(table: Any, kind: str) -> float:
+    """The share of pairs whose margin over the reference is above 0 at the end: TRL's ``rewards/accuracies``."""
+    chosen, rejected = (column(table, f"{kind}_{side}") for side in ("chosen", "rejected"))
+    known = np.isfinite(chosen)
+    return float((chosen > rejected)[known].mean())
+
+
 def seconds(mark: Path) -> float:
     return float(mark.read_text())
 
@@ -229,9 +242,11 @@ def table(options: argparse.Namespace) -> str:
         "displaced",
         "chosen",
         "rejected",
+        "margin grew",
         "loss",
         "unseen ρ",
         "unseen displaced",
+        "unseen margin grew",
     ]
     heads += ["runs", "best score", "best baseline"]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
@@ -251,8 +266,11 @@ def table(options: argparse.Namespace) -> str:
         means = {key: [f"{value:+.1f}" for value in cell[key]] for key in ("chosen", "rejected")}
         row = [name, pairs, f"{one['rho']:.3f}", f"{one['auc']:.3f}", f"{one['slope']:.2f}", " → ".join(share)]
         row += [" → ".join(means["chosen"]), " → ".join(means["rejected"])]
-        row += [" → ".join(f"{value:.3f}" for value in cell["loss"]), f"{cell['held_out']['rho']:.3f}"]
-        row += [" → ".join(unseen_share), f"{cell['cost'][0] / cell['cost'][1]:.2f}"]
+        accuracy, unseen_accuracy = (
+            " → ".join(f"{value:.0%}" for value in cell[f"{group}accuracy"]) for group in ("", "held_out_")
+        )
+        row += [accuracy, " → ".join(f"{value:.3f}" for value in cell["loss"]), f"{cell['held_out']['rho']:.3f}"]
+        row += [" → ".join(unseen_share), unseen_accuracy, f"{cell['cost'][0] / cell['cost'][1]:.2f}"]
         row += [f"{score} {scores[score]['rho']:.2f}, {scores[score]['auc']:.2f}" for score in best]
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)
