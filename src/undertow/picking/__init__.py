@@ -1,0 +1,1 @@
+"""From many candidates for a prompt, the pair to train on."""
