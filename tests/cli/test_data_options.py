@@ -96,6 +96,7 @@ def test_a_recipe_can_ask_for_an_empty_prompt(tmp_path: Path) -> None:
         "model": "",
         "loss": "dpo",
         "calibrated": False,
+        "token_weights": None,
         "on_bad_row": "stop",
         "max_length": 99,
         "eot": True,
